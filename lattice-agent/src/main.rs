@@ -1,0 +1,3 @@
+//! lattice-agent
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! lattice-central
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! latticectl
+
+fn main() {}

@@ -1,7 +1,6 @@
 #![no_std]
 #![no_main]
-//! The BPF programs of Lattice.
-#[cfg(not(test))]
+//! tier 1
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}

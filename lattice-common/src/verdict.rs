@@ -1,0 +1,268 @@
+//! The verdict: one pure function from the facts of an exec to what is done about it.
+//!
+//! Both tiers call it at every exec; nothing about its result is cached, so a flip of the mode or a revoked entry holds from
+//! the next exec on.
+
+/// Defines a set of named `u32` values that cross the kernel boundary. Not an enum: the other side may be of another release.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$word_meta:meta])* $word:ident = $value:literal $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(transparent)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            $($(#[$word_meta])* pub const $word: Self = Self($value);)+
+            /// Every value with a meaning.
+            pub const ALL: &'static [Self] = &[$(Self::$word),+];
+
+            /// The word that events, metrics and tables use; `None` for a value of another release.
+            pub const fn text(self) -> Option<&'static str> {
+                match self.0 {
+                    $($value => Some($text),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// What is done about a refusal. Any other value acts as [`Mode::DENY`], so that garbage never opens.
+    Mode {
+        /// It runs, with an event.
+        MONITOR = 1 "monitor",
+        /// -EPERM and SIGKILL.
+        ENFORCE = 2 "enforce",
+        /// -EPERM alone.
+        DENY = 3 "deny",
+    }
+}
+
+words! {
+    /// The chosen meaning of a failure. Any other value acts as [`FailAction::CLOSED`]; so does memory that nobody has filled.
+    FailAction {
+        /// Refused without a signal.
+        CLOSED = 0 "closed",
+        /// Refused with SIGKILL.
+        KILL = 1 "kill",
+        /// Allowed, counted, with an event.
+        OPEN = 2 "open",
+    }
+}
+
+words! {
+    /// How a file takes part in an exec.
+    Role {
+        /// The file that execve names.
+        TARGET = 0 "target",
+        /// The file that the `#!` line (or binfmt_misc) names.
+        SCRIPT_INTERPRETER = 1 "script-interpreter",
+        /// The file that PT_INTERP names.
+        ELF_INTERPRETER = 2 "elf-interpreter",
+    }
+}
+
+words! {
+    /// Where the calling task came from; one bit each, as in [`EntryRule`](crate::abi::EntryRule).
+    Origin {
+        /// A descendant of the container's first process.
+        INIT = 1 "init",
+        /// A descendant of a process that entered from outside: probe, hook, `kubectl exec`.
+        EXEC_SESSION = 2 "exec-session",
+        /// Already there when the agent came; only entries `from: any` hold for it.
+        UNKNOWN = 4 "unknown",
+    }
+}
+
+words! {
+    /// To what the calling task belongs.
+    Membership {
+        /// No container of ours: the host's own processes.
+        OUTSIDE = 1 "outside",
+        /// The container runtime at work inside the container's cgroup, by its digest.
+        RUNTIME_HELPER = 2 "runtime-helper",
+        /// A container with a policy.
+        MEMBER = 3 "member",
+        /// A container without a policy.
+        MISSING_POLICY = 4 "missing-policy",
+        /// A cgroup below a known pod that no map knows yet.
+        PENDING = 5 "pending",
+        /// A cgroup below the managed root that no map knows.
+        UNKNOWN = 6 "unknown",
+    }
+}
+
+words! {
+    /// What is known of the file.
+    Identity {
+        /// Its digest is listed.
+        LISTED_DIGEST = 1 "listed-digest",
+        /// Its path is listed.
+        LISTED_PATH = 2 "listed-path",
+        /// It is known, and no entry names it.
+        UNLISTED = 3 "unlisted",
+        /// Neither digest nor path could be had.
+        UNRESOLVED = 4 "unresolved",
+    }
+}
+
+words! {
+    /// Why a program was allowed or refused; each is a counter, `lattice_verdicts_total{reason="…"}`.
+    Reason {
+        /// Allowed: the caller belongs to no container of ours.
+        OUTSIDE = 0 "outside",
+        /// Allowed: the container runtime's own program.
+        RUNTIME_HELPER = 1 "runtime-helper",
+        /// Allowed: the digest is listed for this role and origin.
+        LISTED_DIGEST = 2 "listed-digest",
+        /// Allowed: the path is listed for this role and origin.
+        LISTED_PATH = 3 "listed-path",
+        /// Allowed: no policy for this container, and its namespace says `missing: open`.
+        MISSING_OPEN = 4 "missing-open",
+        /// Allowed with an event: `unresolved: open`.
+        UNRESOLVED_OPEN = 5 "unresolved-open",
+        /// Allowed with an event: an unknown cgroup, and the node says `open`.
+        UNKNOWN_OPEN = 6 "unknown-open",
+        /// Allowed with an event: a pending container, and its namespace says `open`.
+        PENDING_OPEN = 7 "pending-open",
+        /// Refused: no entry names it.
+        UNLISTED = 16 "unlisted",
+        /// Refused: listed, but not in this role (the ELF loader as a command, say).
+        ROLE = 17 "role",
+        /// Refused: listed, but not from here (a probe's shell started by the application, say).
+        ORIGIN = 18 "origin",
+        /// Refused: on the denylist, whatever the mode.
+        DENYLISTED = 19 "denylisted",
+        /// Refused: neither digest nor path could be had.
+        UNRESOLVED = 20 "unresolved",
+        /// Refused: no policy for this container.
+        MISSING = 21 "missing",
+        /// Refused: a cgroup below the managed root that no map knows.
+        UNKNOWN = 22 "unknown",
+        /// Refused: a container whose policy is still on its way.
+        PENDING = 23 "pending",
+    }
+}
+
+words! {
+    /// What is done.
+    Effect {
+        /// It runs; counted, no event.
+        RUN = 1 "run",
+        /// It runs, with an event.
+        NOTE = 2 "none",
+        /// -EPERM, with an event. Where no hook can return an error this becomes a kill.
+        DENY = 3 "deny",
+        /// -EPERM and SIGKILL, with an event.
+        KILL = 4 "deny+kill",
+    }
+}
+
+/// Everything that the verdict depends on, as the hook found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// To what the caller belongs.
+    pub membership: Membership,
+    /// What is known of the file.
+    pub identity: Identity,
+    /// Origins for which the matching entry allows `role`, as a set of [`Origin`] bits; 0 without a match or for another role.
+    pub allowed_origins: u32,
+    /// Whether the matching entry allows any other role.
+    pub other_role: bool,
+    /// Where the caller came from.
+    pub origin: Origin,
+    /// Whether the digest is on the denylist.
+    pub denylisted: bool,
+    /// The mode that holds for the container, or for the pending container's namespace; ENFORCE for an unknown cgroup.
+    pub mode: Mode,
+    /// What the failure at hand means: of `unresolved`, `missing`, `pending` or `unknown`, the one that `membership` and
+    /// `identity` call for.
+    pub fail: FailAction,
+}
+
+/// What is done, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// What is done.
+    pub effect: Effect,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Decision {
+    /// Whether the program starts.
+    #[inline(always)]
+    pub const fn runs(self) -> bool {
+        matches!(self.effect, Effect::RUN | Effect::NOTE)
+    }
+}
+
+/// Judges one file of one exec.
+///
+/// The order is the precedence: a denylisted digest is refused for members in every mode; failures have the meaning that was
+/// chosen for them; then the entry's role and origin; what is left is unlisted.
+#[inline(always)]
+pub const fn verdict(facts: Facts) -> Decision {
+    match facts.membership {
+        Membership::OUTSIDE => allow(Reason::OUTSIDE),
+        Membership::RUNTIME_HELPER => allow(Reason::RUNTIME_HELPER),
+        _ if facts.denylisted => Decision { effect: Effect::KILL, reason: Reason::DENYLISTED },
+        // Open means that the owner wants containers without a policy to run: an event for each of their execs would bury all
+        // others, so the agent reports the container once, and the counter counts every exec.
+        Membership::MISSING_POLICY => match facts.fail {
+            FailAction::OPEN => allow(Reason::MISSING_OPEN),
+            _ => failed(facts, Reason::MISSING_OPEN, Reason::MISSING),
+        },
+        Membership::PENDING => failed(facts, Reason::PENDING_OPEN, Reason::PENDING),
+        Membership::MEMBER => match facts.identity {
+            Identity::LISTED_DIGEST => listed(facts, Reason::LISTED_DIGEST),
+            Identity::LISTED_PATH => listed(facts, Reason::LISTED_PATH),
+            Identity::UNLISTED => refused(facts.mode, Reason::UNLISTED),
+            _ => failed(facts, Reason::UNRESOLVED_OPEN, Reason::UNRESOLVED),
+        },
+        _ => failed(facts, Reason::UNKNOWN_OPEN, Reason::UNKNOWN),
+    }
+}
+
+#[inline(always)]
+const fn allow(reason: Reason) -> Decision {
+    Decision { effect: Effect::RUN, reason }
+}
+
+#[inline(always)]
+const fn listed(facts: Facts, reason: Reason) -> Decision {
+    if facts.allowed_origins & facts.origin.0 != 0 {
+        allow(reason)
+    } else if facts.allowed_origins != 0 {
+        refused(facts.mode, Reason::ORIGIN)
+    } else if facts.other_role {
+        refused(facts.mode, Reason::ROLE)
+    } else {
+        refused(facts.mode, Reason::UNLISTED)
+    }
+}
+
+#[inline(always)]
+const fn refused(mode: Mode, reason: Reason) -> Decision {
+    let effect = match mode {
+        Mode::MONITOR => Effect::NOTE,
+        Mode::ENFORCE => Effect::KILL,
+        _ => Effect::DENY,
+    };
+    Decision { effect, reason }
+}
+
+/// In monitor nothing is refused for a failure of ours; else it means what was chosen.
+#[inline(always)]
+const fn failed(facts: Facts, open: Reason, closed: Reason) -> Decision {
+    match (facts.fail, facts.mode) {
+        (FailAction::OPEN, _) => Decision { effect: Effect::NOTE, reason: open },
+        (_, Mode::MONITOR) => Decision { effect: Effect::NOTE, reason: closed },
+        (FailAction::KILL, _) => Decision { effect: Effect::KILL, reason: closed },
+        _ => Decision { effect: Effect::DENY, reason: closed },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,1 @@
-//! lattice-central
-
 fn main() {}

@@ -1,0 +1,3 @@
+//! lattice-central
+pub mod gate;
+pub mod store;

@@ -1,0 +1,217 @@
+//! The one writer: takes all commands that wait, runs them in one transaction, commits, and only then answers.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{DerivedPolicy, NewEvent, StoreError, reader};
+
+/// More commands than this do not share a transaction, so that the first of them need not wait long.
+const COMMANDS_IN_A_TRANSACTION_MAXIMUM: usize = 64;
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+pub(super) enum Command {
+    InsertEvents {
+        events: Vec<NewEvent>,
+        answer: Answer<usize>,
+    },
+    SetMode {
+        namespace: String,
+        mode: Option<String>,
+        answer: Answer<u64>,
+    },
+    KeepPolicies {
+        policies: Vec<DerivedPolicy>,
+        answer: Answer<u64>,
+    },
+}
+
+/// What a command came to, before the commit.
+enum Done {
+    Inserted(Answer<usize>, usize),
+    Revised(Answer<u64>, u64),
+}
+
+pub(super) struct Writer {
+    connection: Connection,
+    last_cursor: watch::Sender<i64>,
+}
+
+impl Writer {
+    /// Starts the writer's thread, which ends when all senders are gone. Returns the cursor that it keeps current.
+    pub(super) fn start(
+        connection: Connection,
+        mut commands: mpsc::Receiver<Command>,
+        cursor: i64,
+    ) -> std::io::Result<watch::Receiver<i64>> {
+        let (last_cursor, receiver) = watch::channel(cursor);
+        let mut writer = Self {
+            connection,
+            last_cursor,
+        };
+        std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                let mut waiting = Vec::new();
+                while let Some(first) = commands.blocking_recv() {
+                    waiting.push(first);
+                    while waiting.len() < COMMANDS_IN_A_TRANSACTION_MAXIMUM {
+                        let Ok(next) = commands.try_recv() else { break };
+                        waiting.push(next);
+                    }
+                    writer.commit_together(&mut waiting);
+                }
+            })?;
+        Ok(receiver)
+    }
+
+    fn commit_together(&mut self, waiting: &mut Vec<Command>) {
+        let mut unanswered = Vec::new();
+        match self.run_transaction(waiting, &mut unanswered) {
+            Ok(cursor) => {
+                for done in unanswered {
+                    // Whoever asked may be gone; what was committed stays.
+                    match done {
+                        Done::Inserted(answer, count) => drop(answer.send(Ok(count))),
+                        Done::Revised(answer, revision) => drop(answer.send(Ok(revision))),
+                    }
+                }
+                self.last_cursor
+                    .send_if_modified(|last| std::mem::replace(last, cursor) != cursor);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store could not commit; nothing of it is acknowledged");
+                let failed = || StoreError::Failed {
+                    what: "commit",
+                    problem: error.to_string(),
+                };
+                for done in unanswered {
+                    match done {
+                        Done::Inserted(answer, _) => drop(answer.send(Err(failed()))),
+                        Done::Revised(answer, _) => drop(answer.send(Err(failed()))),
+                    }
+                }
+                for command in waiting.drain(..) {
+                    match command {
+                        Command::InsertEvents { answer, .. } => drop(answer.send(Err(failed()))),
+                        Command::SetMode { answer, .. } | Command::KeepPolicies { answer, .. } => {
+                            drop(answer.send(Err(failed())));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn run_transaction(&mut self, waiting: &mut Vec<Command>, unanswered: &mut Vec<Done>) -> rusqlite::Result<i64> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        // Taken from the front one by one, so that a failure leaves the rest to be answered.
+        while !waiting.is_empty() {
+            match waiting.remove(0) {
+                Command::InsertEvents { events, answer } => {
+                    let inserted = insert_events(&transaction, &events);
+                    unanswered.push(Done::Inserted(answer, *inserted.as_ref().unwrap_or(&0)));
+                    inserted?;
+                }
+                Command::SetMode {
+                    namespace,
+                    mode,
+                    answer,
+                } => {
+                    let revision = set_mode(&transaction, &namespace, mode.as_deref());
+                    unanswered.push(Done::Revised(answer, *revision.as_ref().unwrap_or(&0)));
+                    revision?;
+                }
+                Command::KeepPolicies { policies, answer } => {
+                    let revision = keep_policies(&transaction, &policies);
+                    unanswered.push(Done::Revised(answer, *revision.as_ref().unwrap_or(&0)));
+                    revision?;
+                }
+            }
+        }
+        let cursor = reader::last_cursor(&transaction)?;
+        transaction.commit()?;
+        Ok(cursor)
+    }
+}
+
+fn insert_events(connection: &Connection, events: &[NewEvent]) -> rusqlite::Result<usize> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO events (node, boot_id, sequence, namespace, received_unix_nanos, event) VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (node, boot_id, sequence) DO NOTHING",
+    )?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_nanos());
+    let received = i64::try_from(now).unwrap_or(i64::MAX);
+    let mut inserted = 0;
+    for NewEvent {
+        node,
+        boot_id,
+        sequence,
+        namespace,
+        event,
+    } in events
+    {
+        inserted += statement.execute(params![
+            node,
+            boot_id,
+            sequence.cast_signed(),
+            namespace,
+            received,
+            event
+        ])?;
+    }
+    Ok(inserted)
+}
+
+fn set_mode(connection: &Connection, namespace: &str, mode: Option<&str>) -> rusqlite::Result<u64> {
+    match mode {
+        Some(mode) => connection.execute(
+            "INSERT INTO namespace_modes (namespace, mode) VALUES (?, ?)
+             ON CONFLICT (namespace) DO UPDATE SET mode = excluded.mode",
+            [namespace, mode],
+        )?,
+        None => connection.execute("DELETE FROM namespace_modes WHERE namespace = ?", [namespace])?,
+    };
+    next_revision(connection)
+}
+
+fn keep_policies(connection: &Connection, policies: &[DerivedPolicy]) -> rusqlite::Result<u64> {
+    for DerivedPolicy {
+        namespace,
+        name,
+        service,
+        generation,
+        policy,
+    } in policies
+    {
+        let sha256 = checksum(policy.as_deref());
+        connection.execute(
+            "INSERT INTO derived_policies (namespace, name, service, generation, policy, sha256) VALUES (?, ?, ?, ?, ?, ?)
+             ON CONFLICT (namespace, name) DO UPDATE SET service = excluded.service, generation = excluded.generation,
+               policy = excluded.policy, sha256 = excluded.sha256",
+            params![namespace, name, service, generation.cast_signed(), policy, sha256],
+        )?;
+    }
+    next_revision(connection)
+}
+
+/// The checksum beside a kept policy; of a withdrawn one, that of nothing.
+pub(super) fn checksum(policy: Option<&[u8]>) -> Vec<u8> {
+    Sha256::digest(policy.unwrap_or_default()).to_vec()
+}
+
+fn next_revision(connection: &Connection) -> rusqlite::Result<u64> {
+    let last: Option<i64> = connection
+        .query_row("UPDATE revision SET last = last + 1 RETURNING last", [], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    last.map(i64::cast_unsigned).ok_or(rusqlite::Error::QueryReturnedNoRows)
+}

@@ -129,11 +129,11 @@ pub struct Entry {
     pub because: Vec<String>,
 }
 
-/// A file that may be mapped executable besides the image's own.
+/// A file that may be mapped executable besides the image's own: named by path, by content, or by both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapRule {
-    /// Where it lies.
-    pub path: FilePath,
+    /// Where it lies; `None` allows the content at any path.
+    pub path: Option<FilePath>,
     /// Its content; `None` allows whatever lies at the path.
     pub sha256: Option<FileDigest>,
 }

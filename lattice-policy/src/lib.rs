@@ -7,11 +7,20 @@
 #![forbid(unsafe_code)]
 
 pub mod digest;
+pub mod document;
+pub mod escape;
 pub mod exec_policy;
+pub mod exec_policy_document;
 pub mod file_path;
+pub mod validity;
+mod words;
 
 pub use digest::{FileDigest, ImageDigest, InvalidDigest};
+pub use document::Diagnostic;
 pub use exec_policy::{
     CodeLoading, Entry, ExecPolicy, FailAction, FailSemantics, FileKind, MapRule, Mode, Origin, Role, Scope, Target,
 };
-pub use file_path::FilePath;
+pub use exec_policy_document::{read_documents, to_json, to_yaml};
+pub use file_path::{FilePath, InvalidPath};
+pub use validity::InvalidPolicy;
+pub use words::{UnknownWord, Word};

@@ -1,0 +1,7 @@
+//! The ExecPolicy document: the same object as YAML, as JSON and as a custom resource.
+
+mod read;
+mod write;
+
+pub use read::{API_VERSION, KIND, read_documents, read_exec_policy};
+pub use write::{to_json, to_yaml};

@@ -1,0 +1,312 @@
+//! Settings: every one a flag, the same keys in a TOML file, flags win.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+
+/// The central service of Lattice: verifies signed images, asks Cedar, derives what may start, and hands it to the agents.
+///
+/// With --local it reads TrustPolicy, LatticeService, ExecPolicy, Secret (*.yaml) and Cedar policies (*.cedar) from a
+/// directory and watches them; whatever is malformed is named, and the last good state stays in force.
+///
+/// Agents and latticectl connect by gRPC with client certificates: `<node>.node.lattice` makes an agent's,
+/// `operator.lattice` an operator's. `lattice-central init-tls` makes them for use on one machine.
+#[derive(Debug, Parser)]
+#[command(name = "lattice-central", version, args_conflicts_with_subcommands = true)]
+pub struct CommandLine {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of the service.
+    #[command(flatten)]
+    pub serve: ServeArguments,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a certificate authority and the certificates of central, operators and nodes, for local use.
+    ///
+    /// Writes ca, server, operator and node-NAME (.crt and .key, mode 0600). What exists is kept, the authority too, so
+    /// the command can be repeated with more nodes.
+    InitTls(InitTlsArguments),
+    /// Print the Cedar schema that policies are validated against.
+    Schema,
+}
+
+/// Flags of `init-tls`.
+#[derive(Debug, Args)]
+pub struct InitTlsArguments {
+    /// Where the files go.
+    #[arg(long, value_name = "DIR")]
+    pub directory: PathBuf,
+    /// A node that gets a certificate; may be repeated.
+    #[arg(long = "node", value_name = "NAME")]
+    pub nodes: Vec<String>,
+    /// A name or address of central besides localhost, 127.0.0.1 and ::1; may be repeated.
+    #[arg(long = "server-name", value_name = "NAME")]
+    pub server_names: Vec<String>,
+}
+
+/// Settings as they are written, on the command line or in the file; both have the same keys.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServeArguments {
+    /// Read settings from this TOML file, whose keys are the names of these flags; flags win.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Directory with the objects: *.yaml, *.yml, *.json and *.cedar, not below it.
+    #[arg(long, value_name = "DIR")]
+    pub local: Option<PathBuf>,
+    /// Address for agents and latticectl [default: 127.0.0.1:7443].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Directory for the store, created with mode 0700 [default: /var/lib/lattice/central].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Certificate of this server, PEM [default: /etc/lattice/tls/server.crt].
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of that certificate, PEM [default: /etc/lattice/tls/server.key].
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Authority of the client certificates, PEM [default: /etc/lattice/tls/ca.crt].
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+    /// A registry (host or host:port) that speaks HTTP without TLS; may be repeated. It must be named by a TrustPolicy too.
+    #[arg(long = "plain-http-registry", value_name = "HOST:PORT")]
+    #[serde(default)]
+    pub plain_http_registry: Vec<String>,
+    /// Seconds after which a verified service is verified again [default: 300].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub verify_seconds: Option<u64>,
+    /// Seconds to finish what is under way when asked to stop [default: 5].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub drain_seconds: Option<u64>,
+    /// What is logged: error, warn, info, debug, trace, or a filter by target [default: info].
+    #[arg(long, value_name = "FILTER", env = "LATTICE_LOG")]
+    pub log: Option<String>,
+}
+
+/// Settings after defaults; nothing in them needs a second look.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Directory with the objects.
+    pub local: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Directory for the store.
+    pub state: PathBuf,
+    /// Certificate of this server.
+    pub tls_cert: PathBuf,
+    /// Its key.
+    pub tls_key: PathBuf,
+    /// Authority of the client certificates.
+    pub client_ca: PathBuf,
+    /// Registries without TLS.
+    pub plain_http_registries: Vec<String>,
+    /// After this a verified service is verified again.
+    pub verify_interval: Duration,
+    /// Time to finish when asked to stop.
+    pub drain: Duration,
+    /// The log filter.
+    pub log: String,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("{path}: cannot read the configuration file")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key or value that is none.
+    #[error("{path}:{line}: {problem}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, with the key.
+        problem: String,
+    },
+    /// A value is out of its range.
+    #[error("{path}: {key} = {value} is not between {least} and {most}")]
+    Range {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
+    /// No source of objects.
+    #[error("--local DIR is missing: the directory with the TrustPolicy, LatticeService, Secret and *.cedar files")]
+    NoLocal,
+}
+
+impl ServeArguments {
+    /// Joins flags, the file and defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is invalid, or there is no source of objects.
+    pub fn resolve(self) -> Result<Settings, SettingsError> {
+        let file = match &self.config {
+            Some(path) => read_file(path)?,
+            None => Self::default(),
+        };
+        let default = |path: &str| PathBuf::from(path);
+        let mut plain_http_registries = self.plain_http_registry;
+        if plain_http_registries.is_empty() {
+            plain_http_registries = file.plain_http_registry;
+        }
+        Ok(Settings {
+            local: self.local.or(file.local).ok_or(SettingsError::NoLocal)?,
+            listen: self
+                .listen
+                .or(file.listen)
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7443))),
+            state: self
+                .state
+                .or(file.state)
+                .unwrap_or_else(|| default("/var/lib/lattice/central")),
+            tls_cert: self
+                .tls_cert
+                .or(file.tls_cert)
+                .unwrap_or_else(|| default("/etc/lattice/tls/server.crt")),
+            tls_key: self
+                .tls_key
+                .or(file.tls_key)
+                .unwrap_or_else(|| default("/etc/lattice/tls/server.key")),
+            client_ca: self
+                .client_ca
+                .or(file.client_ca)
+                .unwrap_or_else(|| default("/etc/lattice/tls/ca.crt")),
+            plain_http_registries,
+            verify_interval: Duration::from_secs(self.verify_seconds.or(file.verify_seconds).unwrap_or(300)),
+            drain: Duration::from_secs(self.drain_seconds.or(file.drain_seconds).unwrap_or(5)),
+            log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<ServeArguments, SettingsError> {
+    let path = path.to_owned();
+    let text = fs::read_to_string(&path).map_err(|source| SettingsError::Unreadable {
+        path: path.clone(),
+        source,
+    })?;
+    let read: ServeArguments = toml::from_str(&text).map_err(|error| {
+        let before = text
+            .get(..error.span().map_or(0, |span| span.start))
+            .unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        SettingsError::Invalid {
+            path: path.clone(),
+            line,
+            problem: error.message().to_owned(),
+        }
+    })?;
+    let checked = [
+        ("verify-seconds", read.verify_seconds, 1, 86_400),
+        ("drain-seconds", read.drain_seconds, 0, 600),
+    ];
+    for (key, value, least, most) in checked {
+        if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
+            return Err(SettingsError::Range {
+                path,
+                key,
+                value,
+                least,
+                most,
+            });
+        }
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn resolve(file: &str, flags: &[&str]) -> Result<Settings, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("central.toml");
+        fs::write(&path, file).unwrap();
+        let mut arguments = vec!["lattice-central", "--config", path.to_str().unwrap()];
+        arguments.extend(flags);
+        let line = CommandLine::try_parse_from(arguments).map_err(|error| error.to_string())?;
+        line.serve.resolve().map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn refused(file: &str, expected: &str) {
+        let error = resolve(file, &[]).expect_err("must be refused");
+        assert!(error.contains("central.toml") && error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file =
+            "local = \"/objects\"\nlisten = \"127.0.0.1:1\"\nplain-http-registry = [\"a:1\"]\nverify-seconds = 7\n";
+        let settings = resolve(file, &["--listen", "127.0.0.1:2"]).unwrap();
+        assert_eq!(settings.local, Path::new("/objects"));
+        assert_eq!(settings.listen.port(), 2);
+        assert_eq!(settings.plain_http_registries, ["a:1"]);
+        assert_eq!(settings.verify_interval, Duration::from_secs(7));
+        assert_eq!(settings.state, Path::new("/var/lib/lattice/central"));
+    }
+
+    #[test]
+    fn every_flag_is_a_key_of_the_file() {
+        let keys: Vec<_> = CommandLine::command()
+            .get_arguments()
+            .filter_map(|argument| argument.get_long().map(str::to_owned))
+            .filter(|long| !["config", "help", "version"].contains(&long.as_str()))
+            .collect();
+        assert!(keys.len() > 8);
+        for key in keys {
+            // A value of no right type: a known key is refused for its type, an unknown one as unknown.
+            let error = resolve(&format!("{key} = {{}}"), &[]).expect_err("must be refused");
+            assert!(!error.contains("unknown field"), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn refusals_name_file_line_and_key() {
+        refused(
+            "local = \"/o\"\n\nlisen = \"127.0.0.1:1\"\n",
+            "central.toml:3: unknown field `lisen`",
+        );
+        refused("local = \"/o\"\nlisten = \"nowhere\"\n", "central.toml:2: ");
+        refused("local = ", "central.toml:1: ");
+        refused(
+            "local = \"/o\"\nverify-seconds = 0\n",
+            "verify-seconds = 0 is not between 1 and 86400",
+        );
+        assert!(resolve("", &[]).unwrap_err().contains("--local DIR is missing"));
+    }
+}

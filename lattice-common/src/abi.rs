@@ -92,6 +92,8 @@ pub struct NodeConfig {
     pub announce_cgroups: u32,
     /// 0.
     pub reserved: u32,
+    /// First eight bytes of the SHA-256 of the loaded object and its offsets: whose programs the pinned links hold.
+    pub release: u64,
 }
 
 /// What a cgroup is.
@@ -148,10 +150,18 @@ pub struct Policy {
     pub mode: u32,
     /// [`FailAction`] for a file whose digest or path could not be had.
     pub unresolved: u32,
-    /// 1 where the set has path entries.
-    pub has_paths: u32,
+    /// [`policy_flag`] bits.
+    pub flags: u32,
     /// Generation of the ExecPolicy that is loaded, for the event.
     pub generation: u64,
+}
+
+/// Bits of [`Policy::flags`].
+pub mod policy_flag {
+    /// The set has path entries.
+    pub const PATHS: u32 = 1;
+    /// An entry has no size, so a file of any size must be hashed.
+    pub const ANY_SIZE: u32 = 2;
 }
 
 /// What holds for a namespace. Its mode flips with one write.
@@ -461,7 +471,7 @@ pub const fn fail_action(value: u32) -> FailAction {
 
 // A layout that moves breaks pinned maps: these lines make the change deliberate, together with SCHEMA_VERSION.
 const _: () = {
-    assert!(size_of::<NodeConfig>() == 16);
+    assert!(size_of::<NodeConfig>() == 24);
     assert!(size_of::<CgroupEntry>() == 16);
     assert!(size_of::<Container>() == 32);
     assert!(size_of::<Policy>() == 24);

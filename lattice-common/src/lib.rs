@@ -10,7 +10,9 @@
 //!
 //! No I/O, no allocation, no panics: the same code runs in a BPF program and in the tests of the host.
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
 pub mod abi;
 pub mod verdict;
+#[cfg(feature = "user")]
+mod pod;

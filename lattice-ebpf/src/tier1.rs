@@ -1,7 +1,178 @@
+//! Tier 1: BPF LSM decides inline, before the file's first instruction.
+//!
+//! ```text
+//!   execve ─► bprm_creds_for_exec      begins an exec; answers AT_EXECVE_CHECK
+//!          ─► bprm_check_security      the script, then its interpreter: judged by content
+//!          ─► file_open (for exec)     the ELF interpreter, where its digest is known or its size is listed nowhere
+//!          ─► mmap_file (for exec)     the ELF interpreter, cold: hashed, and judged before it is mapped
+//! ```
+//!
+//! Minimum kernel: 5.18 (`bpf_ima_file_hash`), with `bpf` in the LSM list, BTF and IMA.
 #![no_std]
 #![no_main]
-//! tier 1
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "atomic addition, see atomic.rs")]
+
+mod atomic;
+mod caller;
+mod count;
+mod kernel;
+mod maps;
+mod marks;
+mod report;
+#[path = "tier1/identity.rs"]
+mod identity;
+#[path = "tier1/judge.rs"]
+mod judge;
+
+use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
+use lattice_common::{
+    abi::{hook, stage},
+    verdict::Role,
+};
+
+use crate::{
+    caller::{Caller, current},
+    judge::{Outcome, Question, judge},
+    kernel::{Binprm, File, Pointer},
+    maps::TASKS,
+};
+
+/// What a hook returns for a refusal. A literal: newer verifiers want the range.
+const EPERM: i32 = -1;
+
+/// An exec begins. Under AT_EXECVE_CHECK nothing else will be asked, so the target is judged here, and never with a signal.
+#[lsm(hook = "bprm_creds_for_exec", sleepable)]
+fn lattice_exec_begins(context: LsmContext) -> i32 {
+    let bprm = Binprm(context.arg::<Pointer>(0));
+    if bprm.is_check() {
+        let Some(caller) = Caller::current() else { return 0 };
+        let question = Question {
+            hook: hook::BPRM_CREDS_FOR_EXEC,
+            role: Role::TARGET,
+            name: bprm.filename(),
+            may_hash: true,
+            may_kill: false,
+            marks: false,
+        };
+        return match judge(&caller, bprm.file(), question) {
+            Outcome::Refused => EPERM,
+            Outcome::Runs | Outcome::Later => 0,
+        };
+    }
+    if let Some(state) = TASKS.get(current()) {
+        state.judged = 0;
+        state.stage = stage::START;
+        state.interpreter_inode = 0;
+    }
+    0
+}
+
+/// Fires for the file that execve names, then again for the interpreter of a script.
+#[lsm(hook = "bprm_check_security", sleepable)]
+fn lattice_exec_file(context: LsmContext) -> i32 {
+    let bprm = Binprm(context.arg::<Pointer>(0));
+    let Some(caller) = Caller::current() else {
+        count::count(lattice_common::verdict::Reason::OUTSIDE.0);
+        return 0;
+    };
+    let judged = TASKS.get(caller.task).map_or(0, |state| state.judged);
+    let question = Question {
+        hook: hook::BPRM_CHECK_SECURITY,
+        role: if judged == 0 { Role::TARGET } else { Role::SCRIPT_INTERPRETER },
+        name: bprm.filename(),
+        may_hash: true,
+        may_kill: true,
+        marks: true,
+    };
+    let outcome = judge(&caller, bprm.file(), question);
+    if outcome == Outcome::Refused {
+        return EPERM;
+    }
+    if let Some(state) = TASKS.get(caller.task) {
+        state.judged += 1;
+        // The next file that the kernel opens for this exec is what PT_INTERP names. A helper's is not judged.
+        if state.origin != 0 && bprm.is_elf() {
+            state.stage = stage::ELF_ALLOWED;
+        }
+    }
+    0
+}
+
+/// The ELF interpreter passes no bprm hook. Its content cannot be read yet: only a kept digest or the size can answer here.
+#[lsm(hook = "file_open", sleepable)]
+fn lattice_interpreter_opened(context: LsmContext) -> i32 {
+    let file = File(context.arg::<Pointer>(0));
+    if !file.is_for_exec() {
+        return 0;
+    }
+    let Some(state) = TASKS.get(current()) else { return 0 };
+    if state.stage != stage::ELF_ALLOWED && state.stage != stage::INTERPRETER_OPENED {
+        return 0;
+    }
+    let Some(caller) = Caller::current() else { return 0 };
+    let question = Question {
+        hook: hook::FILE_OPEN,
+        role: Role::ELF_INTERPRETER,
+        name: core::ptr::null(),
+        may_hash: false,
+        may_kill: true,
+        marks: false,
+    };
+    let outcome = judge(&caller, file, question);
+    // Looked up again: the helper calls in between end the verifier's knowledge of the first look-up.
+    let Some(state) = TASKS.get(current()) else { return EPERM };
+    match outcome {
+        Outcome::Refused => return EPERM,
+        Outcome::Runs => state.stage = stage::INTERPRETER_JUDGED,
+        Outcome::Later => {
+            state.stage = stage::INTERPRETER_OPENED;
+            state.interpreter_inode = file.inode().0 as u64;
+        }
+    }
+    0
+}
+
+/// The ELF interpreter, cold: past the point of no return, so a refusal ends the task by a signal either way.
+#[lsm(hook = "mmap_file", sleepable)]
+fn lattice_interpreter_mapped(context: LsmContext) -> i32 {
+    let pointer = context.arg::<Pointer>(0);
+    // `file` is null for anonymous memory, although the verifier says otherwise and would drop a plain check: see
+    // https://github.com/kernel-patches/bpf/pull/10459. Reading it by the helper is the check that stays.
+    // SAFETY: the helper takes any address.
+    if unsafe { bpf_probe_read_kernel(pointer.cast::<u64>()) }.is_err() {
+        return 0;
+    }
+    let file = File(pointer);
+    if !file.is_for_exec() {
+        return 0;
+    }
+    let Some(state) = TASKS.get(current()) else { return 0 };
+    if state.stage != stage::INTERPRETER_OPENED || state.interpreter_inode != file.inode().0 as u64 {
+        return 0;
+    }
+    state.stage = stage::INTERPRETER_JUDGED;
+    let Some(caller) = Caller::current() else { return 0 };
+    let question = Question {
+        hook: hook::MMAP_FILE,
+        role: Role::ELF_INTERPRETER,
+        name: core::ptr::null(),
+        may_hash: true,
+        may_kill: true,
+        marks: false,
+    };
+    match judge(&caller, file, question) {
+        Outcome::Refused => EPERM,
+        Outcome::Runs | Outcome::Later => 0,
+    }
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that can come here.
     loop {}
 }

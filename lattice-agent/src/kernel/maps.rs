@@ -1,0 +1,121 @@
+//! The maps, typed. Thin: what goes into them is decided in [`enforcement`](crate::enforcement).
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use lattice_common::abi::{
+    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey, counter,
+    maps as names,
+};
+
+use super::{
+    object::{ObjectError, open},
+    pins::PinDirectory,
+};
+
+/// Handles on the pinned maps.
+pub struct Maps {
+    node: Array<MapData, NodeConfig>,
+    /// What each cgroup is.
+    pub cgroups: HashMap<MapData, u64, CgroupEntry>,
+    /// Container slots.
+    pub containers: Array<MapData, Container>,
+    /// Policies by index.
+    pub policies: Array<MapData, Policy>,
+    /// Namespaces by index.
+    pub namespaces: Array<MapData, Namespace>,
+    /// Digests by set.
+    pub entries: HashMap<MapData, EntryKey, EntryRule>,
+    /// Sizes by set.
+    pub sizes: HashMap<MapData, SizeKey, u32>,
+    /// Paths by set.
+    pub paths: HashMap<MapData, PathKey, EntryRule>,
+    /// Digests that are refused everywhere.
+    pub denylist: HashMap<MapData, DigestWords, u32>,
+    counters: PerCpuArray<MapData, u64>,
+    sequence: Array<MapData, u64>,
+}
+
+fn typed<Typed: TryFrom<Map, Error = MapError>>(pins: &PinDirectory, name: &str) -> Result<Typed, ObjectError> {
+    let as_error = |source| ObjectError::Map { map: name.into(), source };
+    Map::from_map_data(open(pins, name)?).map_err(as_error)?.try_into().map_err(as_error)
+}
+
+impl Maps {
+    /// Names with the sizes of keys and values in bytes, as this release has them.
+    pub const LAYOUTS: &[(&'static str, u32, u32)] = &[
+        (names::NODE, 4, size_of::<NodeConfig>() as u32),
+        (names::CGROUPS, 8, size_of::<CgroupEntry>() as u32),
+        (names::CONTAINERS, 4, size_of::<Container>() as u32),
+        (names::POLICIES, 4, size_of::<Policy>() as u32),
+        (names::NAMESPACES, 4, size_of::<Namespace>() as u32),
+        (names::ENTRIES, size_of::<EntryKey>() as u32, size_of::<EntryRule>() as u32),
+        (names::SIZES, size_of::<SizeKey>() as u32, 4),
+        (names::PATHS, size_of::<PathKey>() as u32, size_of::<EntryRule>() as u32),
+        (names::DENYLIST, size_of::<DigestWords>() as u32, 4),
+        (names::COUNTERS, 4, 8),
+        (names::SEQUENCE, 4, 8),
+    ];
+
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// When a map is not pinned or has another type.
+    pub fn open(pins: &PinDirectory) -> Result<Self, ObjectError> {
+        Ok(Self {
+            node: typed(pins, names::NODE)?,
+            cgroups: typed(pins, names::CGROUPS)?,
+            containers: typed(pins, names::CONTAINERS)?,
+            policies: typed(pins, names::POLICIES)?,
+            namespaces: typed(pins, names::NAMESPACES)?,
+            entries: typed(pins, names::ENTRIES)?,
+            sizes: typed(pins, names::SIZES)?,
+            paths: typed(pins, names::PATHS)?,
+            denylist: typed(pins, names::DENYLIST)?,
+            counters: typed(pins, names::COUNTERS)?,
+            sequence: typed(pins, names::SEQUENCE)?,
+        })
+    }
+
+    /// The ring buffer; one reader at a time.
+    ///
+    /// # Errors
+    /// When it is not pinned.
+    pub fn events(pins: &PinDirectory) -> Result<RingBuf<MapData>, ObjectError> {
+        typed(pins, names::EVENTS)
+    }
+
+    /// What holds for the whole node.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up.
+    pub fn node(&mut self) -> Result<NodeConfig, MapError> {
+        self.node.get(&0, 0)
+    }
+
+    /// Changes what holds for the whole node, in one write.
+    ///
+    /// # Errors
+    /// When the kernel refuses the update.
+    pub fn update_node(&mut self, change: impl FnOnce(&mut NodeConfig)) -> Result<(), MapError> {
+        let mut node = self.node.get(&0, 0)?;
+        change(&mut node);
+        self.node.set(0, node, 0)
+    }
+
+    /// A counter's sum over all CPUs; `slot` is a [`Reason`](lattice_common::verdict::Reason) or one of
+    /// [`counter`](lattice_common::abi::counter).
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up.
+    pub fn counter(&self, slot: u32) -> Result<u64, MapError> {
+        debug_assert!(slot < counter::SLOTS);
+        Ok(self.counters.get(&slot, 0)?.iter().sum())
+    }
+
+    /// The sequence number that was given last.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up.
+    pub fn last_sequence(&self) -> Result<u64, MapError> {
+        self.sequence.get(&0, 0)
+    }
+}

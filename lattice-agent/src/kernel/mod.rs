@@ -1,0 +1,7 @@
+//! The boundary to the kernel: BTF, BPF objects, pins and maps. Nothing outside this module makes a bpf(2) call.
+
+pub mod btf;
+pub mod maps;
+pub mod object;
+pub mod offsets;
+pub mod pins;

@@ -1,0 +1,64 @@
+//! Which field offset goes into which global of the BPF objects.
+
+use super::btf::{Btf, BtfError};
+
+/// Values of the objects' read-only globals, by name.
+pub type Globals = Vec<(&'static str, u64)>;
+
+/// Globals that are a plain field's offset.
+const FIELDS: &[(&str, &str, &str)] = &[
+    ("LINUX_BINPRM_FILE", "linux_binprm", "file"),
+    ("LINUX_BINPRM_FILENAME", "linux_binprm", "filename"),
+    ("LINUX_BINPRM_BUF", "linux_binprm", "buf"),
+    ("FILE_F_PATH", "file", "f_path"),
+    ("FILE_F_INODE", "file", "f_inode"),
+    ("FILE_F_FLAGS", "file", "f_flags"),
+    ("INODE_I_SB", "inode", "i_sb"),
+    ("INODE_I_INO", "inode", "i_ino"),
+    ("INODE_I_SIZE", "inode", "i_size"),
+    ("INODE_I_NLINK", "inode", "i_nlink"),
+    ("INODE_I_WRITECOUNT", "inode", "i_writecount"),
+    ("SUPER_BLOCK_S_DEV", "super_block", "s_dev"),
+    ("SUPER_BLOCK_S_MAGIC", "super_block", "s_magic"),
+    ("DENTRY_D_INODE", "dentry", "d_inode"),
+    ("DENTRY_D_SB", "dentry", "d_sb"),
+    ("TASK_STRUCT_REAL_PARENT", "task_struct", "real_parent"),
+    ("TASK_STRUCT_TGID", "task_struct", "tgid"),
+    ("TASK_STRUCT_FS", "task_struct", "fs"),
+    ("FS_STRUCT_ROOT", "fs_struct", "root"),
+    ("PATH_DENTRY", "path", "dentry"),
+    ("CGROUP_KN", "cgroup", "kn"),
+    ("CGROUP_LEVEL", "cgroup", "level"),
+    ("CGROUP_ROOT", "cgroup", "root"),
+    ("CGROUP_ROOT_HIERARCHY_ID", "cgroup_root", "hierarchy_id"),
+    ("KERNFS_NODE_ID", "kernfs_node", "id"),
+];
+
+/// Takes every offset from the kernel's BTF.
+///
+/// # Errors
+/// When a structure or field is missing that every supported kernel has; the error names it.
+pub fn globals(btf: &Btf) -> Result<Globals, BtfError> {
+    let mut globals = Globals::with_capacity(FIELDS.len() + 5);
+    for &(global, structure, field) in FIELDS {
+        globals.push((global, btf.field(structure, field)?.offset_bytes()));
+    }
+    globals.push(("INODE_SIZE", btf.size_of("inode")?));
+    // `ancestor_ids` became `ancestors` in 6.1.
+    let (ancestors, are_pointers) = match btf.field("cgroup", "ancestors") {
+        Ok(field) => (field, btf.is_array_of_pointers("cgroup", "ancestors")?),
+        Err(BtfError::NoField { .. }) => (btf.field("cgroup", "ancestor_ids")?, false),
+        Err(error) => return Err(error),
+    };
+    globals.push(("CGROUP_ANCESTORS", ancestors.offset_bytes()));
+    globals.push(("CGROUP_ANCESTORS_ARE_POINTERS", u64::from(are_pointers)));
+    // AT_EXECVE_CHECK came with 6.14.
+    let (is_check, mask) = match btf.field("linux_binprm", "is_check") {
+        Ok(field) => (field.offset_bytes(), 1 << (field.offset_bits % 8)),
+        Err(BtfError::NoField { .. }) => (0, 0),
+        Err(error) => return Err(error),
+    };
+    globals.push(("LINUX_BINPRM_IS_CHECK", is_check));
+    globals.push(("LINUX_BINPRM_IS_CHECK_MASK", mask));
+    Ok(globals)
+}

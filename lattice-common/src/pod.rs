@@ -1,0 +1,17 @@
+//! What aya needs in order to copy these types to and from maps.
+
+use aya::Pod;
+
+use crate::abi::{
+    CgroupEntry, Container, EntryKey, EntryRule, InodeKey, Namespace, NodeConfig, PathKey, Policy, SizeKey, TaskState,
+};
+
+macro_rules! pod {
+    ($($name:ident),+) => {
+        // SAFETY: repr(C), made of integers alone, without padding (their sizes are asserted beside them): any bytes are a value and
+        // every byte is initialised.
+        $(unsafe impl Pod for $name {})+
+    };
+}
+
+pod!(CgroupEntry, Container, EntryKey, EntryRule, InodeKey, Namespace, NodeConfig, PathKey, Policy, SizeKey, TaskState);

@@ -1,0 +1,106 @@
+//! Membership that sticks: forks inherit the mark, and who enters a container's cgroup is marked at the door.
+
+use aya_ebpf::{
+    bindings::task_struct,
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use lattice_common::abi::{CGROUP_LEVELS, CgroupEntry, CgroupRecord, TaskState, cgroup_kind, counter, record_kind};
+
+use crate::{
+    count::count,
+    kernel::{Cgroup, Pointer},
+    maps::{CGROUPS, EVENTS, NODE, TASKS},
+};
+
+/// `sched_process_fork(parent, child)`: before the child's first instruction.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub(crate) fn lattice_fork(context: BtfTracePointContext) -> i32 {
+    let parent: *mut task_struct = context.arg(0);
+    let child: *mut task_struct = context.arg(1);
+    if let Some(state) = TASKS.get(parent)
+        && state.epoch != 0
+    {
+        let inherited = TaskState {
+            container: state.container,
+            epoch: state.epoch,
+            origin: state.origin,
+            stage: 0,
+            interpreter_inode: 0,
+            judged: 0,
+            reserved: 0,
+        };
+        match TASKS.get_or_create(child) {
+            Some(state) => *state = inherited,
+            // The child is still found by its cgroup, as one that has entered.
+            None => count(counter::MARK_FAILED),
+        }
+    }
+    0
+}
+
+/// `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`.
+#[btf_tracepoint(function = "cgroup_attach_task")]
+pub(crate) fn lattice_attach(context: BtfTracePointContext) -> i32 {
+    let cgroup = Cgroup(context.arg::<Pointer>(0));
+    let task: *mut task_struct = context.arg(2);
+    if !cgroup.is_v2() {
+        return 0;
+    }
+    let Some(entry) = container_above(cgroup) else { return 0 };
+    match TASKS.get_or_create(task) {
+        // A member stays a member of the container that it was first in.
+        Some(state) if state.epoch == 0 || state.origin == 0 => {
+            state.container = entry.index;
+            state.epoch = entry.epoch;
+            state.origin = 0;
+        }
+        Some(_) => {}
+        None => count(counter::MARK_FAILED),
+    }
+    0
+}
+
+/// The topmost container at or above a cgroup.
+#[inline(always)]
+fn container_above(cgroup: Cgroup) -> Option<CgroupEntry> {
+    let mut level = 1;
+    while level <= CGROUP_LEVELS {
+        let id = cgroup.ancestor_id(level)?;
+        // SAFETY: the value is copied at once.
+        if let Some(entry) = unsafe { CGROUPS.get(&id) }
+            && entry.kind == cgroup_kind::CONTAINER
+        {
+            return Some(*entry);
+        }
+        level += 1;
+    }
+    None
+}
+
+/// `cgroup_mkdir(cgrp, path)`: tells the agent at once, so that the maps are filled before the runtime starts the container.
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub(crate) fn lattice_cgroup_made(context: BtfTracePointContext) -> i32 {
+    announce(&context, 1)
+}
+
+/// `cgroup_rmdir(cgrp, path)`.
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub(crate) fn lattice_cgroup_removed(context: BtfTracePointContext) -> i32 {
+    announce(&context, 2)
+}
+
+#[inline(always)]
+fn announce(context: &BtfTracePointContext, change: u32) -> i32 {
+    let cgroup = Cgroup(context.arg::<Pointer>(0));
+    let wanted = NODE.get(0).is_some_and(|node| node.announce_cgroups == 1);
+    if !wanted || !cgroup.is_v2() {
+        return 0;
+    }
+    let record = CgroupRecord { kind: record_kind::CGROUP, change, cgroup_id: cgroup.id() };
+    // Where the ring buffer is full the agent's periodic look at the cgroup tree finds it.
+    if EVENTS.output::<CgroupRecord>(&record, 0).is_err() {
+        count(counter::RING_FULL);
+    }
+    0
+}

@@ -1,0 +1,140 @@
+//! Which file this is: its digest, kept on the inode while the file cannot change, else computed now.
+
+use aya_ebpf::{
+    bindings::inode,
+    btf_maps::InodeStorage,
+    helpers::generated::{bpf_d_path, bpf_ima_file_hash},
+    macros::btf_map,
+};
+use lattice_common::abi::{CachedDigest, DigestWords, EntryKey, EntryRule, PATH_KEY_BYTES, PathKey, SizeKey, counter};
+
+use crate::{
+    count::count,
+    kernel::{File, Inode, Layer},
+    maps::{ENTRIES, PATHS, SIZES},
+};
+
+#[btf_map]
+static DIGESTS: InodeStorage<CachedDigest> = InodeStorage::new();
+
+/// What `bpf_ima_file_hash` returns for SHA-256 (`HASH_ALGO_SHA256`).
+const HASH_ALGORITHM_SHA256: i64 = 4;
+
+/// The digest that is kept on the inode, if the file still lies on read-only layers alone.
+#[inline(always)]
+pub(crate) fn kept(inode: Inode, layer: Layer) -> Option<DigestWords> {
+    if layer != Layer::Lower {
+        return None;
+    }
+    // SAFETY: the inode is a trusted pointer reached from the hook's file; the value lives as long as the inode.
+    let cached = unsafe { DIGESTS.get_ptr_mut(inode.0.cast_mut().cast::<inode>()).as_ref() }?;
+    if cached.filled != 1 {
+        return None;
+    }
+    count(counter::DIGEST_KEPT);
+    Some(cached.digest)
+}
+
+/// Hashes the file now.
+///
+/// `None` where the digest would say nothing: no SHA-256 from the kernel, a file system that can serve two contents, or somebody who
+/// has the bytes open for writing before or after.
+#[inline(always)]
+pub(crate) fn computed(file: File, inode: Inode, layer: Layer) -> Option<DigestWords> {
+    if layer == Layer::Foreign || inode.has_writers(layer) {
+        return None;
+    }
+    let mut digest: DigestWords = [0; 4];
+    count(counter::HASHED);
+    // SAFETY: the file is trusted; the buffer has the 32 bytes that are announced.
+    let algorithm = unsafe { bpf_ima_file_hash(file.0.cast_mut().cast(), (&raw mut digest).cast(), 32) };
+    if algorithm as i64 != HASH_ALGORITHM_SHA256 || inode.has_writers(inode.layer()) {
+        return None;
+    }
+    if layer == Layer::Lower && inode.layer() == Layer::Lower {
+        keep(inode, &digest);
+    }
+    Some(digest)
+}
+
+#[inline(always)]
+fn keep(inode: Inode, digest: &DigestWords) {
+    // SAFETY: as in `kept`.
+    match unsafe { DIGESTS.get_or_insert_ptr_mut(inode.0.cast_mut().cast::<inode>(), None).as_mut() } {
+        Some(cached) => {
+            cached.digest = *digest;
+            // Filled last: another CPU that finds 0 hashes for itself.
+            core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::Release);
+            cached.filled = 1;
+        }
+        None => count(counter::KEEP_FAILED),
+    }
+}
+
+/// Whether any entry of the set has this size.
+#[inline(always)]
+pub(crate) fn size_is_listed(set: u32, size_bytes: u64) -> bool {
+    // SAFETY: only presence matters.
+    unsafe { SIZES.get(SizeKey { size_bytes, set, reserved: 0 }) }.is_some()
+}
+
+/// The rule for a digest in a set.
+#[inline(always)]
+pub(crate) fn rule_of_digest(set: u32, digest: &DigestWords) -> Option<EntryRule> {
+    // SAFETY: the value is copied at once.
+    unsafe { ENTRIES.get(EntryKey { digest: *digest, set, reserved: 0 }) }.copied()
+}
+
+/// The rule for the file's resolved path in a set. A function of its own: the key needs half of the stack.
+#[inline(never)]
+pub(crate) fn rule_of_path(set: u32, file: File) -> PathRule {
+    let mut key = PathKey { set, path: [0; PATH_KEY_BYTES] };
+    // SAFETY: the file is trusted; the buffer has the bytes that are announced.
+    let length = unsafe { bpf_d_path(file.path().cast_mut().cast(), (&raw mut key.path).cast(), PATH_KEY_BYTES as u32) };
+    if length <= 0 {
+        // Longer than any path entry can be, or without a name.
+        return if length == -i64::from(ENAMETOOLONG) { PathRule::NONE } else { PathRule::UNRESOLVED };
+    }
+    // d_path builds the text at the buffer's end and moves it to its start: what it left behind must not take part in the key.
+    let mut index = 0;
+    while index < PATH_KEY_BYTES {
+        if index as i64 >= length {
+            // SAFETY: index is below the array's length. Volatile keeps this a loop with constant offsets, which the verifier can
+            // follow.
+            unsafe { core::ptr::write_volatile((&raw mut key.path).cast::<u8>().add(index), 0) };
+        }
+        index += 1;
+    }
+    // SAFETY: the value is copied at once.
+    match unsafe { PATHS.get(&key) } {
+        Some(rule) => PathRule(u64::from(rule.origins) << 32 | u64::from(rule.entry)),
+        None => PathRule::NONE,
+    }
+}
+
+/// `-ENAMETOOLONG` comes from `bpf_d_path` where the path does not fit.
+const ENAMETOOLONG: i32 = 36;
+
+/// An [`EntryRule`] or its absence in one register, as a BPF function can return it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct PathRule(u64);
+
+impl PathRule {
+    const NONE: Self = Self(0);
+    const UNRESOLVED: Self = Self(u64::MAX);
+
+    #[inline(always)]
+    pub(crate) fn is_unresolved(self) -> bool {
+        self == Self::UNRESOLVED
+    }
+
+    #[inline(always)]
+    pub(crate) fn rule(self) -> Option<EntryRule> {
+        if self == Self::NONE || self == Self::UNRESOLVED {
+            None
+        } else {
+            Some(EntryRule { origins: (self.0 >> 32) as u32, entry: self.0 as u32 })
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! One file of one exec, judged: facts, verdict, count, signal, record.
+
+use aya_ebpf::helpers::generated::bpf_send_signal;
+use lattice_common::{
+    abi::{DigestWords, RUNTIME_SET, counter, policy_flag, record_flag},
+    verdict::{Decision, Effect, Facts, Identity, Membership, Role, verdict},
+};
+
+use crate::identity::{computed, kept, rule_of_digest, rule_of_path, size_is_listed};
+use crate::{
+    caller::Caller,
+    count::{count, counted},
+    kernel::{File, Layer, Pointer, root_device},
+    maps::{DENYLIST, NODE},
+    report::{Report, report},
+};
+
+const SIGKILL: u32 = 9;
+
+/// What the hook knows besides the file.
+#[derive(Clone, Copy)]
+pub(crate) struct Question {
+    pub(crate) hook: u32,
+    pub(crate) role: Role,
+    /// Address of the path as passed; null where the hook has none.
+    pub(crate) name: Pointer,
+    /// Whether content may be read here: `file_open` runs before the file can be.
+    pub(crate) may_hash: bool,
+    /// Whether a refusal may kill: not for AT_EXECVE_CHECK, which only asks.
+    pub(crate) may_kill: bool,
+    /// Whether a later file of this exec is taken for the file's own interpreter; its mark must hold.
+    pub(crate) marks: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It runs.
+    Runs,
+    /// It is refused.
+    Refused,
+    /// Not known without reading the file, which this hook cannot.
+    Later,
+}
+
+/// Judges `file`.
+#[inline(always)]
+pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome {
+    let inode = file.inode();
+    let layer = inode.layer();
+    let size_bytes = inode.size_bytes();
+    let denylist_entries = NODE.get(0).map_or(0, |node| node.denylist_entries);
+
+    let mut membership = caller.membership;
+    let mut identity = Identity::UNLISTED;
+    let mut origins = 0;
+    let mut other_role = false;
+    let mut denylisted = false;
+    let mut flags = 0;
+    let mut entry = 0;
+    let mut digest: DigestWords = [0; 4];
+    match layer {
+        Layer::Lower => flags |= record_flag::LOWER,
+        Layer::Upper => flags |= record_flag::UPPER,
+        Layer::Local | Layer::Foreign => {}
+    }
+    if inode.links() == 0 {
+        flags |= record_flag::UNLINKED;
+    }
+
+    let known = match kept(inode, layer) {
+        Some(kept) => Some(kept),
+        // A size that no entry has is an answer without reading a byte.
+        None if denylist_entries == 0
+            && caller.flags & policy_flag::ANY_SIZE == 0
+            && !size_is_listed(caller.set, size_bytes)
+            && !(caller.entering && size_is_listed(RUNTIME_SET, size_bytes)) =>
+        {
+            count(counter::SIZE_MISS);
+            None
+        }
+        None if !question.may_hash => return Outcome::Later,
+        None => match computed(file, inode, layer) {
+            Some(computed) => Some(computed),
+            None => {
+                identity = Identity::UNRESOLVED;
+                None
+            }
+        },
+    };
+    if let Some(known) = known {
+        digest = known;
+        flags |= record_flag::DIGEST;
+        if caller.entering && inode.device() != caller.root_device && rule_of_digest(RUNTIME_SET, &digest).is_some() {
+            membership = Membership::RUNTIME_HELPER;
+        }
+        // SAFETY: only presence matters.
+        denylisted = denylist_entries != 0 && unsafe { DENYLIST.get(&digest) }.is_some();
+        if let Some(rule) = rule_of_digest(caller.set, &digest) {
+            identity = Identity::LISTED_DIGEST;
+            origins = rule.origins_for(question.role);
+            other_role = rule.origins != 0;
+            entry = rule.entry;
+            flags |= record_flag::ENTRY;
+        }
+    }
+    // Paths only say something while the caller's root is the container's: chroot forges them.
+    if caller.flags & policy_flag::PATHS != 0
+        && origins & caller.origin.0 == 0
+        && (caller.root_device == 0 || root_device(caller.task.cast_const().cast()) == caller.root_device)
+    {
+        let found = rule_of_path(caller.set, file);
+        if let Some(rule) = found.rule() {
+            identity = Identity::LISTED_PATH;
+            origins = rule.origins_for(question.role);
+            other_role = rule.origins != 0;
+            entry = rule.entry;
+            flags |= record_flag::ENTRY;
+        } else if found.is_unresolved() && identity == Identity::UNLISTED {
+            identity = Identity::UNRESOLVED;
+        }
+    }
+
+    let mut facts = Facts {
+        membership,
+        identity,
+        allowed_origins: origins,
+        other_role,
+        origin: caller.origin,
+        denylisted,
+        mode: caller.mode,
+        fail: caller.fail,
+    };
+    let mut decision = verdict(facts);
+    // The program would run without the mark that its children and its interpreter are judged by.
+    if question.marks && decision.runs() && membership != Membership::RUNTIME_HELPER && !caller.mark() {
+        count(counter::MARK_FAILED);
+        facts.identity = Identity::UNRESOLVED;
+        decision = verdict(facts);
+    }
+    let decision = counted(decision);
+    act(caller, decision, file, question, Evidence { flags, entry, digest })
+}
+
+#[derive(Clone, Copy)]
+struct Evidence {
+    flags: u32,
+    entry: u32,
+    digest: DigestWords,
+}
+
+#[inline(always)]
+fn act(caller: &Caller, decision: Decision, file: File, question: Question, evidence: Evidence) -> Outcome {
+    let Decision { effect, .. } = decision;
+    if effect == Effect::RUN {
+        return Outcome::Runs;
+    }
+    let mut flags = evidence.flags;
+    let mut signal_result = 0;
+    if effect == Effect::KILL && question.may_kill {
+        signal_result = bpf_send_signal_now();
+        flags |= record_flag::SIGNAL;
+        if signal_result != 0 {
+            count(counter::SIGNAL_FAILED);
+        }
+    }
+    report(
+        &Report {
+            caller: *caller,
+            decision,
+            hook: question.hook,
+            role: question.role,
+            flags,
+            signal_result,
+            entry: evidence.entry,
+            digest: evidence.digest,
+            name: question.name,
+        },
+        file,
+        true,
+    );
+    if decision.runs() { Outcome::Runs } else { Outcome::Refused }
+}
+
+#[inline(always)]
+fn bpf_send_signal_now() -> i32 {
+    // SAFETY: signals the current task; any number is accepted.
+    (unsafe { bpf_send_signal(SIGKILL) }) as i32
+}

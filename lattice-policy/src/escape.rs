@@ -45,6 +45,19 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// A sentence that may hold escaped parts, made safe for a terminal: what it would obey becomes `\xNN`, backslashes stay.
+pub fn for_terminal(sentence: &str) -> String {
+    sentence
+        .chars()
+        .fold(String::with_capacity(sentence.len()), |mut shown, character| {
+            match is_unsafe_to_show(character) {
+                false => shown.push(character),
+                true => shown.push_str(&Escaped::text(character.encode_utf8(&mut [0; 4])).to_string()),
+            }
+            shown
+        })
+}
+
 /// The escaped text, cut after `characters` characters with `…` at the end.
 pub fn escaped_and_cut(text: &str, characters: usize) -> String {
     // Cut before escaping, so that the work for a text of megabytes stays small.
@@ -66,6 +79,11 @@ mod tests {
         assert_eq!(Escaped(b"a\x1b[2J\n\xff\\").to_string(), "a\\x1b[2J\\x0a\\xff\\\\");
         assert_eq!(Escaped::text("a\u{202e}b").to_string(), "a\\xe2\\x80\\xaeb");
         assert_eq!(Escaped::text("Grüße").to_string(), "Grüße");
+    }
+
+    #[test]
+    fn sentences_keep_their_backslashes() {
+        assert_eq!(for_terminal("\"/a\\x1b\"\u{1b}[2J\n"), "\"/a\\x1b\"\\x1b[2J\\x0a");
     }
 
     #[test]

@@ -61,6 +61,16 @@ impl ExecPolicy {
     /// Each field that is wrong, in the order of the document.
     pub fn check(&self) -> Result<(), Vec<InvalidPolicy>> {
         let mut found = Vec::new();
+        for (name, value, is_namespace) in [("name", &self.name, false), ("namespace", &self.namespace, true)] {
+            if let Err(message) = check_object_name(value, is_namespace) {
+                found.push(InvalidPolicy::new(
+                    format!("metadata.{name}"),
+                    value,
+                    message,
+                    OBJECT_NAME_ADVICE,
+                ));
+            }
+        }
         let target = [
             ("workload", &self.target.workload),
             ("container", &self.target.container),
@@ -101,6 +111,30 @@ impl ExecPolicy {
             }
         }
         if found.is_empty() { Ok(()) } else { Err(found) }
+    }
+}
+
+/// What to do about a name that [`check_object_name`] refuses.
+pub const OBJECT_NAME_ADVICE: &str = "Use lower-case letters, digits and hyphens, a letter or digit first and last.";
+
+/// Kubernetes' rules: a namespace is a label of RFC 1123 (63 bytes), an object's name such labels with dots between (253).
+///
+/// # Errors
+/// What the name is not.
+pub fn check_object_name(name: &str, is_namespace: bool) -> Result<(), String> {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(is_inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let (most_bytes, is_good) = match is_namespace {
+        true => (63, is_label(name)),
+        false => (253, name.split('.').all(is_label)),
+    };
+    match is_good && name.len() <= most_bytes {
+        true => Ok(()),
+        false => Err(format!(
+            "this is not a name of at most {most_bytes} bytes that Kubernetes would take"
+        )),
     }
 }
 

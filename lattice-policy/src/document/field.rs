@@ -59,11 +59,11 @@ impl<'n> Object<'n> {
     /// Reports every field that nobody asked for, with the nearest known name.
     pub fn finish(self) {
         let known = self.known.borrow();
-        for member in self
+        let unknown = self
             .members
             .iter()
-            .filter(|member| !known.contains(&member.key.as_str()))
-        {
+            .filter(|member| !known.contains(&member.key.as_str()));
+        for member in unknown.take(MAX_UNKNOWN_FIELDS) {
             let path = join(&self.path, &member.key);
             let advice = match nearest(&member.key, &known) {
                 Some(name) => format!("Did you mean \"{name}\"? Otherwise remove it."),

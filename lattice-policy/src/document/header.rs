@@ -1,6 +1,7 @@
 //! What all kinds have in common: `apiVersion`, `kind` and `metadata`.
 
 use super::{Field, Findings, Node, Object};
+use crate::validity::{OBJECT_NAME_ADVICE, check_object_name};
 
 /// Which kind of object a document is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,15 +45,11 @@ pub fn read_header(findings: &Findings, node: &Node) -> Option<Header> {
 pub fn read_metadata(object: &Object<'_>, scoping: Scoping) -> Option<Metadata> {
     let metadata = object.required("metadata").object()?;
     let name_field = metadata.required("name");
-    let name = name_field
-        .text()
-        .filter(|name| check_name(&name_field, name, 253, true));
+    let name = name_field.text().filter(|name| check_name(&name_field, name, false));
     let namespace = match scoping {
         Scoping::Namespaced => {
             let field = metadata.required("namespace");
-            field
-                .text()
-                .filter(|namespace| check_name(&field, namespace, 63, false))
+            field.text().filter(|namespace| check_name(&field, namespace, true))
         }
         Scoping::Cluster => {
             let field = metadata.field("namespace");
@@ -76,25 +73,10 @@ pub fn read_metadata(object: &Object<'_>, scoping: Scoping) -> Option<Metadata> 
     })
 }
 
-/// Kubernetes' rule for names (RFC 1123): lower-case letters, digits, `-`, and `.` where it is allowed.
-fn check_name(field: &Field<'_>, name: &str, most_bytes: usize, dots: bool) -> bool {
-    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_label = |label: &str| {
-        !label.is_empty() && label.bytes().all(is_inner) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    let is_good = name.len() <= most_bytes
-        && if dots {
-            name.split('.').all(is_label)
-        } else {
-            is_label(name)
-        };
-    if !is_good {
-        let message = format!("this is not a name of at most {most_bytes} bytes that Kubernetes would take");
-        field.report(
-            Some(name),
-            message,
-            "Use lower-case letters, digits and hyphens, a letter or digit first and last.",
-        );
+fn check_name(field: &Field<'_>, name: &str, is_namespace: bool) -> bool {
+    let checked = check_object_name(name, is_namespace);
+    if let Err(message) = &checked {
+        field.report(Some(name), message.as_str(), OBJECT_NAME_ADVICE);
     }
-    is_good
+    checked.is_ok()
 }

@@ -9,12 +9,14 @@ use crate::escape::escaped_and_cut;
 const MAX_UNKNOWN_FIELDS: usize = 20;
 
 /// An object that is being read. Every name asked for is known; [`Object::finish`] reports the others.
-#[derive(Debug)]
+///
+/// Like [`Field`] it has no `Debug`: it may hold a secret.
 pub struct Object<'n> {
     findings: &'n Findings,
     path: String,
     location: Location,
     members: &'n [Member],
+    shows_values: bool,
     known: RefCell<Vec<&'static str>>,
 }
 
@@ -26,6 +28,7 @@ impl<'n> Object<'n> {
             path: String::new(),
             location: node.location,
             node: Some(node),
+            shows_values: true,
         }
         .object()
     }
@@ -44,6 +47,7 @@ impl<'n> Object<'n> {
             path,
             location: node.map_or(self.location, |node| node.location),
             node,
+            shows_values: self.shows_values,
         }
     }
 
@@ -91,6 +95,7 @@ impl<'n> Object<'n> {
                     path,
                     location,
                     node: Some(&member.node),
+                    shows_values: self.shows_values,
                 },
             )
         })
@@ -106,12 +111,12 @@ fn join(path: &str, name: &str) -> String {
 }
 
 /// One value with its path, present or not.
-#[derive(Debug)]
 pub struct Field<'n> {
     findings: &'n Findings,
     path: String,
     location: Location,
     node: Option<&'n Node>,
+    shows_values: bool,
 }
 
 impl<'n> Field<'n> {
@@ -135,8 +140,15 @@ impl<'n> Field<'n> {
         self.node
     }
 
+    /// The same field, of which no finding shows a value: for secrets.
+    pub fn hide_values(mut self) -> Self {
+        self.shows_values = false;
+        self
+    }
+
     /// Adds a finding about this field.
     pub fn report(&self, value: Option<&str>, message: impl Into<String>, advice: &str) {
+        let value = value.filter(|_| self.shows_values);
         self.findings
             .add(self.location, &self.path, value, message.into(), advice);
     }
@@ -154,6 +166,7 @@ impl<'n> Field<'n> {
             path,
             location,
             members,
+            shows_values: self.shows_values,
             known: RefCell::default(),
         })
     }
@@ -172,6 +185,7 @@ impl<'n> Field<'n> {
                 path,
                 location: node.location,
                 node: Some(node),
+                shows_values: self.shows_values,
             }
         };
         items.iter().enumerate().map(item).collect()
@@ -260,7 +274,7 @@ impl<'n> Field<'n> {
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
-                // The message may quote the text, which is hostile.
+                // The message may quote the text, which is hostile: not for fields whose values are hidden.
                 self.report(Some(text), escaped_and_cut(&error.to_string(), 300), advice);
                 None
             }
@@ -276,8 +290,10 @@ impl<'n> Field<'n> {
                 "Put it in quotes if it is a string; write true or false, or a number without a leading 0."
             }
             Value::Integer(_) | Value::Float(_) | Value::Boolean(_) if expected == "a string" => "Put it in quotes.",
-            Value::Text(_) => "Remove the quotes if there are any, and write it as such.",
-            _ => "See the example of this kind in the documentation.",
+            _ if expected == "an object" => "Write its fields below it, indented, or between { and }.",
+            _ if expected == "a list" => "Write its items below it, each after \"- \", or between [ and ].",
+            Value::Text(_) => "Write it without quotes.",
+            _ => "Write a single value.",
         };
         self.report(node.value.scalar_text().as_deref(), message, advice);
     }

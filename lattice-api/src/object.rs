@@ -1,0 +1,155 @@
+//! The objects that users write, as files and the cluster have them.
+
+mod container;
+mod env;
+mod handler;
+mod lattice_service;
+mod secret;
+mod trust_policy;
+
+use std::collections::HashMap;
+
+use lattice_policy::{
+    Diagnostic, ExecPolicy,
+    document::{self, Findings, Node},
+    exec_policy_document::{self, read_exec_policy},
+};
+
+pub use self::{
+    container::{Container, ContainerPort, ResourceRequirements, VolumeMount},
+    env::{EnvVar, EnvVarSource, KeySelector, ObjectFieldSelector, ResourceFieldSelector},
+    handler::{
+        ExecAction, GrpcAction, Handler, HttpGetAction, HttpHeader, Lifecycle, Port, Probe, SleepAction,
+        TcpSocketAction,
+    },
+    lattice_service::{Environment, ExternalRef, LatticeService, LatticeServiceSpec, ServiceSecret},
+    secret::{Secret, SecretBytes},
+    trust_policy::{Cosign, PublicKey, SecretReference, TrustPolicy, TrustPolicySpec},
+};
+
+/// One object of any kind that is read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// What may start in some containers.
+    ExecPolicy(ExecPolicy),
+    /// Whose signatures count for a registry.
+    TrustPolicy(TrustPolicy),
+    /// A service to run.
+    LatticeService(LatticeService),
+    /// Secret material.
+    Secret(Secret),
+}
+
+impl Object {
+    /// The kind's name.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ExecPolicy(_) => exec_policy_document::KIND,
+            Self::TrustPolicy(_) => TrustPolicy::KIND,
+            Self::LatticeService(_) => LatticeService::KIND,
+            Self::Secret(_) => Secret::KIND,
+        }
+    }
+
+    /// The namespace; empty for a cluster-scoped kind.
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::ExecPolicy(policy) => &policy.namespace,
+            Self::TrustPolicy(_) => "",
+            Self::LatticeService(service) => &service.namespace,
+            Self::Secret(secret) => &secret.namespace,
+        }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::ExecPolicy(policy) => &policy.name,
+            Self::TrustPolicy(policy) => &policy.name,
+            Self::LatticeService(service) => &service.name,
+            Self::Secret(secret) => &secret.name,
+        }
+    }
+}
+
+/// Reads a file of documents of any of these kinds, YAML or JSON, mixed.
+///
+/// # Errors
+/// Everything that is wrong, each with its place; nothing of the file counts then.
+pub fn read_objects(file_name: &str, bytes: &[u8]) -> Result<Vec<Object>, Vec<Diagnostic>> {
+    let nodes = document::parse(file_name, bytes)?;
+    let findings = Findings::new(file_name);
+    let mut objects = Vec::new();
+    let mut lines: HashMap<(&'static str, String, String), u64> = HashMap::new();
+    for node in &nodes {
+        let Some(object) = read_object(&findings, node) else {
+            continue;
+        };
+        let identity = (object.kind(), object.namespace().to_owned(), object.name().to_owned());
+        if let Some(line) = lines.insert(identity, node.location.line) {
+            let message = format!("the {} of line {line} has the same name", object.kind());
+            let field = "metadata.name";
+            findings.add(
+                node.locate(field),
+                field,
+                Some(object.name()),
+                message,
+                "Rename one of them.",
+            );
+        }
+        objects.push(object);
+    }
+    findings.into_result(objects)
+}
+
+fn read_object(findings: &Findings, node: &Node) -> Option<Object> {
+    let header = document::read_header(findings, node)?;
+    let kinds = [
+        (exec_policy_document::API_VERSION, exec_policy_document::KIND),
+        (TrustPolicy::API_VERSION, TrustPolicy::KIND),
+        (LatticeService::API_VERSION, LatticeService::KIND),
+        (Secret::API_VERSION, Secret::KIND),
+    ];
+    match kinds.iter().find(|(_, kind)| *kind == header.kind) {
+        None => {
+            let known: Vec<_> = kinds.iter().map(|(_, kind)| *kind).collect();
+            let message = "this kind is not read".to_owned();
+            let advice = format!("Kinds that are: {}.", known.join(", "));
+            findings.add(node.locate("kind"), "kind", Some(&header.kind), message, &advice);
+            None
+        }
+        Some((api_version, kind)) if *api_version != header.api_version => {
+            let field = "apiVersion";
+            let message = format!("{kind} is not of this group and version");
+            let advice = format!("Write {api_version}.");
+            findings.add(node.locate(field), field, Some(&header.api_version), message, &advice);
+            None
+        }
+        Some((_, TrustPolicy::KIND)) => TrustPolicy::read(findings, node).map(Object::TrustPolicy),
+        Some((_, LatticeService::KIND)) => LatticeService::read(findings, node).map(Object::LatticeService),
+        Some((_, Secret::KIND)) => Secret::read(findings, node).map(Object::Secret),
+        Some(_) => read_exec_policy(findings, node).map(Object::ExecPolicy),
+    }
+}
+
+/// Reads the parts of a document that every kind has and gives its object to `read`; `None` where anything was found wrong.
+fn read_whole<T>(
+    findings: &Findings,
+    node: &Node,
+    scoping: document::Scoping,
+    read: impl FnOnce(document::Metadata, &document::Object<'_>) -> Option<T>,
+) -> Option<T> {
+    let before = findings.count();
+    let object = document::Object::root(findings, node)?;
+    object.field("apiVersion");
+    object.field("kind");
+    // What stands in the metadata does not keep the rest from being looked at.
+    let metadata = document::read_metadata(&object, scoping);
+    let placeholder = || document::Metadata {
+        name: String::new(),
+        namespace: String::new(),
+    };
+    let value = read(metadata.unwrap_or_else(placeholder), &object);
+    object.finish();
+    value.filter(|_| findings.count() == before)
+}

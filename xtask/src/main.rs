@@ -1,3 +1,69 @@
-//! xtask
+//! Developer tasks: what a developer, the test runs and CI all call as `cargo xtask <verb>`.
+//!
+//! ```text
+//!  setup ──► build-ebpf ──► build ──► vm ──► test
+//!    │ packages, linker,      one kernel,      every suite,
+//!    │ kernels, cosign        one command      one sum
+//!    └─ all of it cached under the target folder
+//! ```
+//!
+//! Each verb is a module; a verb that others build on (`vm`, `setup`) says in its module text what it promises.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod build;
+mod build_ebpf;
+mod process;
+mod setup;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code for a command line that cannot be understood (EX_USAGE of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer tasks of Lattice", version)]
+struct CommandLine {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install everything the other verbs need; does nothing where all is there
+    Setup(setup::Arguments),
+    /// Build the BPF objects, one a tier, into target/bpf-objects
+    BuildEbpf(build_ebpf::Arguments),
+    /// Set up, build the BPF objects, then every host crate
+    Build(build::Arguments),
+    /// Boot a kernel in QEMU, run one command in it, and exit with its status
+    Vm(vm::Arguments),
+}
+
+fn main() -> ExitCode {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            // Printing fails only where the terminal is gone; there is nobody left to tell.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let result = match &command_line.verb {
+        Verb::Setup(arguments) => setup::run(arguments).map(|()| ExitCode::SUCCESS),
+        Verb::BuildEbpf(arguments) => build_ebpf::run(arguments).map(|()| ExitCode::SUCCESS),
+        Verb::Build(arguments) => build::run(arguments).map(|()| ExitCode::SUCCESS),
+        Verb::Vm(arguments) => return vm::run(arguments),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,58 @@
+//! Where things are: the checkout, and what is cached under its target folder.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// The root of the checkout.
+pub(crate) fn root() -> PathBuf {
+    // Cargo sets the variable for `cargo run`; the compiled-in value serves a copied binary.
+    let manifest_folder = env::var_os("CARGO_MANIFEST_DIR")
+        .map(PathBuf::from)
+        .filter(|folder| folder.ends_with("xtask"))
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    manifest_folder
+        .parent()
+        .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Cargo's target folder, which also caches tools, kernels and BPF objects.
+pub(crate) fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => std::path::absolute(&folder).unwrap_or_else(|_| PathBuf::from(folder)),
+        None => root().join("target"),
+    }
+}
+
+/// Tools that `setup` built, found there before those on PATH: bpf-linker, cosign.
+pub(crate) fn tools_bin() -> PathBuf {
+    target().join("tools/bin")
+}
+
+/// A program that cargo built for the host.
+pub(crate) fn host_program(name: &str) -> PathBuf {
+    target().join("debug").join(name)
+}
+
+/// The BPF object of a tier, as `build-ebpf` leaves it.
+pub(crate) fn bpf_object(tier: &str) -> PathBuf {
+    target().join("bpf-objects").join(format!("{tier}.o"))
+}
+
+/// The first executable of this name in [`tools_bin`] or on PATH.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    std::iter::once(tools_bin())
+        .chain(env::split_paths(&path))
+        // A user's PATH may lack the folders of the administrator's programs.
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|candidate| is_executable(candidate))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}

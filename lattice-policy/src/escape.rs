@@ -17,7 +17,7 @@ impl<'a> Escaped<'a> {
 }
 
 /// Whether a character could make a terminal do something, or make a line read differently from what it says.
-pub(crate) fn is_unsafe_to_show(character: char) -> bool {
+fn is_unsafe_to_show(character: char) -> bool {
     character.is_control()
         // Direction marks, embeddings, overrides and isolates, line separators, the byte order mark.
         || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
@@ -53,6 +53,23 @@ pub fn for_terminal(sentence: &str) -> String {
             match is_unsafe_to_show(character) {
                 false => shown.push(character),
                 true => shown.push_str(&Escaped::text(character.encode_utf8(&mut [0; 4])).to_string()),
+            }
+            shown
+        })
+}
+
+/// JSON that says the same, and of which a terminal obeys nothing: what is not safe to show becomes `\uNNNN`.
+///
+/// Such characters can only stand inside of strings, where an escape means the same; line breaks between values stay.
+pub fn json_for_terminal(json: &str) -> String {
+    json.chars()
+        .fold(String::with_capacity(json.len()), |mut shown, character| {
+            match u16::try_from(u32::from(character)) {
+                // 0xfffe and 0xffff are no characters, and YAML does not take them raw.
+                Ok(unit) if character != '\n' && (is_unsafe_to_show(character) || unit >= 0xfffe) => {
+                    shown.push_str(&format!("\\u{unit:04x}"));
+                }
+                _ => shown.push(character),
             }
             shown
         })

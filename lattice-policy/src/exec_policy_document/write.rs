@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::read::{API_VERSION, KIND};
-use crate::{Entry, ExecPolicy, FailSemantics, MapRule, Origin, Role, escape::is_unsafe_to_show};
+use crate::{Entry, ExecPolicy, FailSemantics, MapRule, Origin, Role, escape::json_for_terminal};
 
 /// The document as YAML.
 pub fn to_yaml(policy: &ExecPolicy) -> String {
@@ -17,18 +17,8 @@ pub fn to_json(policy: &ExecPolicy) -> String {
     // As above: no map with other keys than strings, no writer that can fail.
     let json = serde_json::to_string_pretty(&Document::of(policy))
         .expect("plain structs of strings, numbers and lists can be written as JSON");
-    // JSON takes characters raw that YAML does not, and a terminal should not get. They can only stand in strings, where an
-    // escape means the same.
-    json.chars()
-        .fold(String::with_capacity(json.len()), |mut text, character| {
-            match u16::try_from(u32::from(character)) {
-                Ok(unit) if character != '\n' && (is_unsafe_to_show(character) || unit >= 0xfffe) => {
-                    text.push_str(&format!("\\u{unit:04x}"));
-                }
-                _ => text.push(character),
-            }
-            text
-        })
+    // JSON takes characters raw that YAML does not.
+    json_for_terminal(&json)
 }
 
 #[derive(Serialize)]

@@ -1,0 +1,61 @@
+//! Events for people and for programs: one sentence, one line, or one JSON document of a stable form.
+
+mod document;
+mod message;
+
+pub use document::{
+    AncestorDocument, BytesDocument, ContainerDocument, EventDocument, GapDocument, PolicyDocument, ViolationDocument,
+};
+pub use message::{event_message, gap_message, violation_message};
+
+use chrono::{DateTime, SecondsFormat};
+use lattice_policy::escape::{for_terminal, json_for_terminal};
+
+use crate::v1;
+
+/// The time of an event as RFC 3339 in UTC, with so many digits of the second as asked for.
+pub fn event_time(event: &v1::Event, digits: SecondsFormat) -> String {
+    // Past the year 2262 the last representable moment is shown.
+    let nanoseconds = i64::try_from(event.time_unix_nanos).unwrap_or(i64::MAX);
+    DateTime::from_timestamp_nanos(nanoseconds).to_rfc3339_opts(digits, true)
+}
+
+/// The event as one line of JSON; see [`EventDocument`] for its form.
+pub fn to_json_line(event: &v1::Event) -> String {
+    // The document is made of strings, numbers, lists and structs, which JSON can always say.
+    let json = serde_json::to_string(&EventDocument::from(event))
+        .expect("plain structs of strings, numbers and lists can be written as JSON");
+    json_for_terminal(&json)
+}
+
+/// The event as one line for a terminal: time, container, and what happened.
+pub fn to_line(event: &v1::Event) -> String {
+    let time = event_time(event, SecondsFormat::Millis);
+    let place = match &event.kind {
+        Some(v1::event::Kind::Violation(violation)) => container_name(violation.container.as_ref()),
+        _ => event.node.clone(),
+    };
+    for_terminal(&format!("{time}  {place}  {}", event_message(event)))
+}
+
+/// `namespace/workload/container`, with `?` for what is not known.
+pub fn container_name(container: Option<&v1::Container>) -> String {
+    let known = |text: &str| {
+        if text.is_empty() {
+            "?".to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    match container {
+        Some(container) => {
+            format!(
+                "{}/{}/{}",
+                known(&container.namespace),
+                known(&container.workload),
+                known(&container.name)
+            )
+        }
+        None => "?/?/?".to_owned(),
+    }
+}

@@ -1,0 +1,166 @@
+//! The sentence that says what happened, why, and what to do next.
+
+use lattice_policy::{FilePath, escape::escaped_and_cut};
+
+use crate::v1;
+
+/// A path is shown up to so many characters; the whole of it stands in the event.
+const PATH_CHARACTERS: usize = 256;
+
+/// The sentence that the event carries, or else one made from its fields. Not yet safe for a terminal where it was carried.
+pub fn event_message(event: &v1::Event) -> String {
+    match &event.kind {
+        Some(v1::event::Kind::Violation(violation)) if violation.message.is_empty() => violation_message(violation),
+        Some(v1::event::Kind::Violation(violation)) => violation.message.clone(),
+        Some(v1::event::Kind::Gap(gap)) => gap_message(gap),
+        None => "an event of a kind that this release does not know: install a newer one to read it.".to_owned(),
+    }
+}
+
+/// What happened to a program that the policy does not let start, why, and what to do next.
+pub fn violation_message(violation: &v1::Violation) -> String {
+    let path = match violation.path.is_empty() {
+        true => &violation.path_as_passed,
+        false => &violation.path,
+    };
+    let path = cut(&FilePath::from_bytes(path.as_slice()).to_string());
+    let (reason, _) = reason_and_openness(&violation.reason);
+    format!(
+        "\"{path}\" {}: {}. {}",
+        what(violation),
+        why(violation, reason),
+        advice(violation, reason)
+    )
+}
+
+/// That events were lost, and why.
+pub fn gap_message(gap: &v1::Gap) -> String {
+    let (first, last) = (gap.first_sequence, gap.last_sequence);
+    let events = match last.saturating_sub(first) {
+        0 => format!("event {first} is lost"),
+        more => format!("{} events, {first} to {last}, are lost", more.saturating_add(1)),
+    };
+    let cause = match gap.cause.as_str() {
+        "ring-buffer-full" => {
+            "the kernel's ring buffer was full. Verdicts were not affected; give the agent a larger ring buffer"
+        }
+        "spool-full" => "the agent's spool was full. Give it more room, or bring central back",
+        "spool-corrupt" => "part of the agent's spool could not be read back. Check the disk that holds it",
+        "agent-down" => "the agent was not running. Verdicts were not affected; see its log for why it ended",
+        other => return format!("{events}: {}.", escaped_and_cut(other, 80)),
+    };
+    format!("{events}: {cause}.")
+}
+
+fn what(violation: &v1::Violation) -> String {
+    let (_, is_open) = reason_and_openness(&violation.reason);
+    match violation.effective_action.as_str() {
+        "none" if is_open => "was let through".to_owned(),
+        "none" => "would have been killed (the mode is monitor)".to_owned(),
+        "deny" => "was refused".to_owned(),
+        "kill" | "deny+kill" => match violation.signal_return_code {
+            Some(code) if code != 0 && violation.effective_action == "deny+kill" => {
+                format!("was refused (the signal besides failed with {code})")
+            }
+            Some(code) if code != 0 => format!("should have been killed, but the signal failed with {code}"),
+            _ => "was killed before its first instruction".to_owned(),
+        },
+        other => format!("was judged (action {})", escaped_and_cut(other, 40)),
+    }
+}
+
+fn why(violation: &v1::Violation, reason: &str) -> String {
+    let policy = policy_name(violation.policy.as_ref());
+    match reason {
+        "unlisted" => match violation.drift.as_str() {
+            "unlisted-in-image" => format!("the image holds it, but {policy} does not list it"),
+            "not-in-image" => format!("{policy} does not list it, and the image does not hold it"),
+            "modified" => format!("its content is not what {policy} and the image have at this path"),
+            "memfd" => format!("it lies in memory only (memfd), and {policy} does not list it"),
+            "deleted" => format!("its file was deleted, and {policy} does not list it"),
+            _ => format!("{policy} does not list it"),
+        },
+        "role" => format!("{policy} lists it, but not {}", role(&violation.role)),
+        "origin" => format!("{policy} lists it, but not for a start {}", origin(&violation.origin)),
+        "denylisted" => "its digest is on the denylist, which holds in every mode".to_owned(),
+        "unresolved" => "neither its content nor its path could be had for certain".to_owned(),
+        "missing" => "no policy matches the container".to_owned(),
+        "unknown" => "the agent does not know the container".to_owned(),
+        "pending" => "the container's policy had not arrived yet".to_owned(),
+        other => format!("reason {}", escaped_and_cut(other, 40)),
+    }
+}
+
+fn advice(violation: &v1::Violation, reason: &str) -> &'static str {
+    let (_, is_open) = reason_and_openness(&violation.reason);
+    match reason {
+        _ if is_open => "The policy's \"fail\" says open for this case; closed would refuse it.",
+        "unlisted" => match violation.drift.as_str() {
+            "not-in-image" | "memfd" | "deleted" | "modified" => {
+                "The image did not bring these bytes: find out what wrote them; if they belong there, build them into the image."
+            }
+            _ => "If the service needs it, name it in its command, probes or hooks; else find out what started it.",
+        },
+        "role" if violation.role == "target" => {
+            "Start the program itself; if this one is to start by itself, list it as target."
+        }
+        "role" => "Give the entry this role if that is intended; else find out what uses it so.",
+        "origin" => {
+            "If the application itself is to start it, its command must name it; else find out what in it tried."
+        }
+        "denylisted" => "Find out how it came into the container; the denylist is lifted by whoever set it.",
+        "unresolved" => {
+            "A file on a volume, FUSE or a network file system needs a path entry; a file being written, another try."
+        }
+        "missing" => "`latticectl service list` says where its chain stopped.",
+        "unknown" => "`latticectl status` lists the containers that the agent knows.",
+        "pending" => "Nothing, unless it lasts; then `latticectl status` says what the node waits for.",
+        _ => "`latticectl policy list` shows what the policy allows.",
+    }
+}
+
+/// `unresolved-open` is `unresolved`, let through.
+fn reason_and_openness(reason: &str) -> (&str, bool) {
+    match reason.strip_suffix("-open") {
+        Some(reason) => (reason, true),
+        None => (reason, false),
+    }
+}
+
+fn policy_name(policy: Option<&v1::PolicyReference>) -> String {
+    match policy {
+        Some(policy) if !policy.name.is_empty() => {
+            format!(
+                "policy {}/{}",
+                escaped_and_cut(&policy.namespace, 63),
+                escaped_and_cut(&policy.name, 253)
+            )
+        }
+        _ => "the policy".to_owned(),
+    }
+}
+
+fn role(word: &str) -> &'static str {
+    match word {
+        "target" => "as a command of its own",
+        "script-interpreter" => "as the interpreter of a script",
+        "elf-interpreter" => "as the loader of a program",
+        _ => "in this role",
+    }
+}
+
+fn origin(word: &str) -> &'static str {
+    match word {
+        "init" => "by the application's own processes",
+        "exec-session" => "from an exec session",
+        _ => "from where this one came",
+    }
+}
+
+/// An escaped text, cut.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(PATH_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,225 @@
+//! A container named on the command line: `--cgroup PATH=NAMESPACE/WORKLOAD/CONTAINER`.
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use super::{
+    ContainerInfo,
+    cgroup_tree::{CgroupTree, cgroup_id},
+};
+
+const NAME_BYTES: usize = 253;
+
+/// What is wrong with the value of `--cgroup`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ByHandError {
+    /// Not of the form.
+    #[error(
+        "--cgroup {value:?} is not PATH=NAMESPACE/WORKLOAD/CONTAINER; for example /sys/fs/cgroup/shop=payments/shop/server"
+    )]
+    Form {
+        /// The value.
+        value: String,
+    },
+    /// The path is not absolute.
+    #[error("--cgroup {value:?}: the path must be absolute and below the cgroup2 mount, like /sys/fs/cgroup/shop")]
+    Relative {
+        /// The value.
+        value: String,
+    },
+    /// A name that nothing can have.
+    #[error("--cgroup {value:?}: {name:?} is no name: use 1 to 253 letters, digits, '-', '_' and '.'")]
+    Name {
+        /// The value.
+        value: String,
+        /// The part that is wrong.
+        name: String,
+    },
+    /// The folder is not there.
+    #[error("--cgroup: there is no folder {}: create the cgroup first (mkdir), then start the agent", path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The folder is no cgroup, or the root of all.
+    #[error("--cgroup: {} is no cgroup below the cgroup2 mount {}", path.display(), mount.display())]
+    NoCgroup {
+        /// The path.
+        path: PathBuf,
+        /// Where cgroups are.
+        mount: PathBuf,
+    },
+}
+
+/// A cgroup, and whose it is said to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByHand {
+    path: PathBuf,
+    namespace: String,
+    workload: String,
+    container: String,
+}
+
+impl FromStr for ByHand {
+    type Err = ByHandError;
+
+    /// # Errors
+    /// When the value is not `PATH=NAMESPACE/WORKLOAD/CONTAINER` with an absolute path and three names.
+    fn from_str(value: &str) -> Result<Self, ByHandError> {
+        let value_shown: String = value.chars().take(512).collect();
+        let form = || ByHandError::Form {
+            value: value_shown.clone(),
+        };
+        // Names have no '='; folders may.
+        let (path, identity) = value.rsplit_once('=').ok_or_else(form)?;
+        let mut names = identity.split('/');
+        let (Some(namespace), Some(workload), Some(container), None) =
+            (names.next(), names.next(), names.next(), names.next())
+        else {
+            return Err(form());
+        };
+        for name in [namespace, workload, container] {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
+                return Err(ByHandError::Name {
+                    value: value_shown,
+                    name: name.chars().take(80).collect(),
+                });
+            }
+        }
+        if !path.starts_with('/') {
+            return Err(ByHandError::Relative { value: value_shown });
+        }
+        Ok(Self {
+            path: path.into(),
+            namespace: namespace.into(),
+            workload: workload.into(),
+            container: container.into(),
+        })
+    }
+}
+
+impl ByHand {
+    /// Looks the folder up.
+    ///
+    /// # Errors
+    /// When the folder is not there, or is no cgroup below the hierarchy's root.
+    pub fn resolve(&self, tree: &CgroupTree) -> Result<ContainerInfo, ByHandError> {
+        let missing = || ByHandError::Missing {
+            path: self.path.clone(),
+        };
+        let no_cgroup = || ByHandError::NoCgroup {
+            path: self.path.clone(),
+            mount: tree.mount().into(),
+        };
+        let folder = self.path.canonicalize().map_err(|_| missing())?;
+        let mount = tree.mount().canonicalize().unwrap_or_else(|_| tree.mount().into());
+        let below = folder
+            .strip_prefix(&mount)
+            .ok()
+            .filter(|below| *below != Path::new(""))
+            .ok_or_else(no_cgroup)?;
+        if statfs(&folder).map_err(|_| missing())?.filesystem_type() != CGROUP2_SUPER_MAGIC {
+            return Err(no_cgroup());
+        }
+        Ok(ContainerInfo {
+            container_id: below.to_string_lossy().into_owned(),
+            namespace: self.namespace.clone(),
+            pod: String::new(),
+            workload: self.workload.clone(),
+            name: self.container.clone(),
+            service_account: String::new(),
+            image_reference: String::new(),
+            image_digest: None,
+            cgroup_id: cgroup_id(&folder).ok_or_else(no_cgroup)?,
+            is_running: super::cgroup_tree::is_populated(&folder),
+            cgroup_path: folder,
+            root_device: 0,
+            pid: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(value: &str, expected: &str) {
+        let found = match value.parse::<ByHand>() {
+            Ok(by_hand) => {
+                let ByHand {
+                    path,
+                    namespace,
+                    workload,
+                    container,
+                } = by_hand;
+                format!("{} {namespace} {workload} {container}", path.display())
+            }
+            Err(error) => error.to_string(),
+        };
+        assert!(found.contains(expected), "{found}");
+    }
+
+    #[test]
+    fn reads_the_form_and_nothing_else() {
+        check(
+            "/sys/fs/cgroup/shop=payments/shop/server",
+            "/sys/fs/cgroup/shop payments shop server",
+        );
+        check("/a=b/c=n/w/c", "/a=b/c n w c");
+        check("/sys/fs/cgroup/shop", "is not PATH=NAMESPACE/WORKLOAD/CONTAINER");
+        check("/a=n/w", "is not PATH=");
+        check("/a=n/w/c/d", "is not PATH=");
+        check("a=n/w/c", "the path must be absolute");
+        check("=n/w/c", "the path must be absolute");
+        check("/a=n//c", "\"\" is no name");
+        check("/a=n/w w/c", "\"w w\" is no name");
+        check(&format!("/a=n/{}/c", "x".repeat(254)), "is no name");
+    }
+
+    #[test]
+    fn resolves_only_cgroups() {
+        let tree = match CgroupTree::find() {
+            Ok(tree) => tree,
+            Err(error) => return println!("skipped: resolves_only_cgroups: {error}"),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let resolve = |path: &Path| {
+            let value = format!("{}=n/w/c", path.display());
+            value.parse::<ByHand>().unwrap().resolve(&tree)
+        };
+        assert!(matches!(resolve(folder.path()), Err(ByHandError::NoCgroup { .. })));
+        assert!(matches!(resolve(tree.mount()), Err(ByHandError::NoCgroup { .. })));
+        assert!(matches!(
+            resolve(&folder.path().join("none")),
+            Err(ByHandError::Missing { .. })
+        ));
+        let cgroup = tree.mount().join(format!("lattice-by-hand-{}", std::process::id()));
+        if let Err(error) = std::fs::create_dir(&cgroup) {
+            return println!(
+                "skipped: resolves_only_cgroups (a real one): {}: {error}",
+                cgroup.display()
+            );
+        }
+        let resolved = resolve(&cgroup);
+        std::fs::remove_dir(&cgroup).unwrap();
+        let resolved = resolved.unwrap();
+        assert_eq!(resolved.cgroup_path, cgroup.canonicalize().unwrap_or(cgroup));
+        assert_ne!(resolved.cgroup_id, 0);
+        assert_eq!((resolved.namespace.as_str(), resolved.name.as_str()), ("n", "c"));
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_values_never_panic(value in "\\PC{0,80}") {
+            let _ = value.parse::<ByHand>();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Containers of a containerd (1.6 and later), by its gRPC API.
+//!
+//! When a container is created it has no task yet: its labels, image and the place of its cgroup are collected then. Its cgroup
+//! folder, made by runc before any process of the container exists, is the sign that it starts; whoever sees that first
+//! (the kernel's announcement by [`ContainerdWatcher::cgroup_made`], inotify, containerd's own event) causes the one call of
+//! [`Sink::started`](super::Sink::started). Containerd's events alone would come too late.
+
+mod client;
+mod describe;
+mod folder_watch;
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused,
+    clippy::all,
+    reason = "generated from containerd's .proto files"
+)]
+mod generated;
+mod image;
+mod session;
+mod table;
+mod tell;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+
+use self::tell::Shared;
+use super::{Sink, cgroup_tree::CgroupTree};
+
+/// Which containerd, and what of it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its socket, as given by `--containerd`.
+    pub socket: PathBuf,
+    /// Its namespaces that are watched; empty for all.
+    pub namespaces: BTreeSet<String>,
+}
+
+/// How it stands with containerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// It does not answer (yet, or any more). Containers that were known stay known.
+    Away,
+    /// All its containers were told to the sink, and new ones are.
+    Watching,
+}
+
+/// Watches a containerd until it is dropped.
+pub struct ContainerdWatcher {
+    shared: Arc<Shared>,
+    connection: watch::Receiver<Connection>,
+    session: JoinHandle<()>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl ContainerdWatcher {
+    /// Starts to watch. Whether containerd runs does not matter: it is waited for.
+    ///
+    /// # Errors
+    /// When the kernel gives no inotify instance or no thread.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(settings: Settings, tree: CgroupTree, sink: Arc<dyn Sink>) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(tree, sink)?);
+        let (sender, connection) = watch::channel(Connection::Away);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (folders, stop) = (Arc::clone(&shared), Arc::clone(&stopping));
+        // A thread of its own: the wait for a folder must not stand behind other work of the runtime.
+        thread::Builder::new()
+            .name("cgroup-folders".into())
+            .spawn(move || tell::follow_folders(&folders, &stop))?;
+        let session = tokio::spawn(session::keep_watching(settings, Arc::clone(&shared), sender));
+        Ok(Self {
+            shared,
+            connection,
+            session,
+            stopping,
+        })
+    }
+
+    /// The kernel announced a new cgroup. If it is that of an expected container, the sink is told before this returns.
+    pub fn cgroup_made(&self, _cgroup_id: u64) {
+        self.shared.apply(table::Table::appeared);
+    }
+
+    /// How it stands with containerd, now and at every change.
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.connection.clone()
+    }
+
+    /// Number of containers that run.
+    pub fn running_count(&self) -> usize {
+        self.shared.running_count()
+    }
+}
+
+impl Drop for ContainerdWatcher {
+    fn drop(&mut self) {
+        self.session.abort();
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}

@@ -109,6 +109,15 @@ pub struct Gate {
     policies: Policies,
 }
 
+impl Default for Gate {
+    /// No policies: everything is denied.
+    fn default() -> Self {
+        Self {
+            policies: Policies::none(),
+        }
+    }
+}
+
 impl Gate {
     /// Reads and validates policies. None at all is valid, and denies everything.
     ///

@@ -71,23 +71,27 @@ pub(super) struct Policies {
 }
 
 impl Policies {
+    /// An empty set.
+    pub(super) fn none() -> Self {
+        Self {
+            schema: schema(),
+            deciding: PolicySet::new(),
+            showing: PolicySet::new(),
+            origins: BTreeMap::new(),
+        }
+    }
+
     /// Reads all files; one bad policy refuses them all, since half a set of rules is another set of rules.
     ///
     /// # Errors
     /// Every problem that was found: syntax, templates, a name twice, an unknown outcome, and what the validator refuses.
     pub(super) fn read(sources: &[PolicySource]) -> Result<Self, Vec<PolicyProblem>> {
-        let schema = schema();
-        let mut policies = Self {
-            schema: schema.clone(),
-            deciding: PolicySet::new(),
-            showing: PolicySet::new(),
-            origins: BTreeMap::new(),
-        };
+        let mut policies = Self::none();
         let mut problems = Vec::new();
         for source in sources {
             policies.add_file(source, &mut problems);
         }
-        let validator = Validator::new(schema.as_ref().clone());
+        let validator = Validator::new(policies.schema.as_ref().clone());
         for set in [&policies.deciding, &policies.showing] {
             for error in validator.validate(set, ValidationMode::Strict).validation_errors() {
                 let origin = &policies.origins[error.policy_id()];

@@ -1,0 +1,267 @@
+//! One look at the directory, and what is kept from the looks before.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use lattice_api::object::{Object, Secret, read_objects};
+use sha2::{Digest, Sha256};
+
+use super::{ObjectSet, trust::Trust};
+use crate::{
+    board::Key,
+    gate::{Gate, PolicySource},
+};
+
+/// A larger file is refused before it is read.
+const FILE_BYTES_MAXIMUM: u64 = 4 * 1024 * 1024;
+/// More files than this are not what the directory is for.
+const FILES_MAXIMUM: usize = 4_096;
+
+/// One file of objects.
+#[derive(Default)]
+struct ObjectFile {
+    /// Of the content that was last looked at, good or not.
+    sha256: Option<[u8; 32]>,
+    /// Of the last content that was good.
+    objects: Vec<Object>,
+    problems: Vec<String>,
+}
+
+/// Reads the directory and remembers the last good state of each file.
+pub struct DirectoryReader {
+    directory: PathBuf,
+    files: BTreeMap<String, ObjectFile>,
+    policies: BTreeMap<String, String>,
+    unreadable_policies: BTreeMap<String, String>,
+    gate: Arc<Gate>,
+    gate_problems: BTreeMap<String, Vec<String>>,
+    directory_problem: Option<String>,
+}
+
+impl DirectoryReader {
+    /// Has read nothing yet; denies everything.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed: at the start that is a mistake, later it is a problem.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        fs::read_dir(directory)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            files: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            unreadable_policies: BTreeMap::new(),
+            gate: Arc::new(Gate::default()),
+            gate_problems: BTreeMap::new(),
+            directory_problem: None,
+        })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Looks at the directory again; whether anything is different from the last time.
+    pub fn scan(&mut self) -> bool {
+        let names = match self.list() {
+            Ok(names) => names,
+            Err(error) => {
+                let problem = Some(format!(
+                    "{}: cannot list the directory: {error}; what it said before stays in force",
+                    self.directory.display()
+                ));
+                return std::mem::replace(&mut self.directory_problem, problem.clone()) != problem;
+            }
+        };
+        let mut changed = self.directory_problem.take().is_some();
+        let (policy_names, object_names): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| name.ends_with(".cedar"));
+        changed |= self.scan_objects(&object_names);
+        changed |= self.scan_policies(&policy_names);
+        changed
+    }
+
+    /// Names of the files that are read, in order.
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            // A name that is not UTF-8 ends in none of these, as far as anyone can read it.
+            let Ok(name) = entry?.file_name().into_string() else {
+                continue;
+            };
+            let is_read = [".yaml", ".yml", ".json", ".cedar"]
+                .iter()
+                .any(|ending| name.ends_with(ending));
+            if is_read && !name.starts_with('.') {
+                names.push(name);
+            }
+        }
+        if names.len() > FILES_MAXIMUM {
+            return Err(io::Error::other(format!(
+                "{} files are more than {FILES_MAXIMUM}",
+                names.len()
+            )));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn scan_objects(&mut self, names: &[String]) -> bool {
+        let before = self.files.len();
+        self.files.retain(|name, _| names.contains(name));
+        let mut changed = self.files.len() != before;
+        for name in names {
+            let bytes = match read_capped(&self.directory.join(name)) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => {
+                    changed |= self.files.remove(name).is_some();
+                    continue;
+                }
+                Err(error) => {
+                    let file = self.files.entry(name.clone()).or_default();
+                    let problems = vec![format!("{name}: cannot read the file: {error}")];
+                    changed |= file.problems != problems;
+                    (file.problems, file.sha256) = (problems, None);
+                    continue;
+                }
+            };
+            let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+            let file = self.files.entry(name.clone()).or_default();
+            if file.sha256 == Some(sha256) {
+                continue;
+            }
+            (file.sha256, changed) = (Some(sha256), true);
+            match read_objects(name, &bytes) {
+                Ok(objects) => (file.objects, file.problems) = (objects, Vec::new()),
+                Err(diagnostics) => file.problems = diagnostics.iter().map(ToString::to_string).collect(),
+            }
+        }
+        changed
+    }
+
+    fn scan_policies(&mut self, names: &[String]) -> bool {
+        let mut texts = BTreeMap::new();
+        let mut unreadable = BTreeMap::new();
+        for name in names {
+            let text = read_capped(&self.directory.join(name))
+                .map_err(|error| error.to_string())
+                .and_then(|bytes| {
+                    bytes
+                        .map(String::from_utf8)
+                        .transpose()
+                        .map_err(|_| "the file is not UTF-8".to_owned())
+                });
+            match text {
+                Ok(Some(text)) => drop(texts.insert(name.clone(), text)),
+                Ok(None) => {}
+                Err(problem) => drop(unreadable.insert(name.clone(), problem)),
+            }
+        }
+        if texts == self.policies && unreadable == self.unreadable_policies {
+            return false;
+        }
+        let sources: Vec<_> = texts
+            .iter()
+            .map(|(file, text)| PolicySource {
+                file: file.clone(),
+                text: text.clone(),
+            })
+            .collect();
+        (self.policies, self.unreadable_policies) = (texts, unreadable);
+        self.gate_problems.clear();
+        for (file, problem) in &self.unreadable_policies {
+            self.gate_problems
+                .entry(file.clone())
+                .or_default()
+                .push(format!("{file}: cannot read it: {problem}"));
+        }
+        match Gate::read(&sources) {
+            // Half a set of rules is another set of rules: a file that cannot be read may hold the forbid.
+            Ok(gate) if self.unreadable_policies.is_empty() => self.gate = Arc::new(gate),
+            Ok(_) => {}
+            Err(problems) => {
+                for problem in problems {
+                    self.gate_problems
+                        .entry(problem.file.clone())
+                        .or_default()
+                        .push(problem.to_string());
+                }
+            }
+        }
+        true
+    }
+
+    /// Everything that the directory says, as far as it is good.
+    pub fn objects(&self) -> ObjectSet {
+        let mut set = ObjectSet {
+            services: BTreeMap::new(),
+            documents: BTreeMap::new(),
+            trust: Arc::default(),
+            gate: self.gate.clone(),
+            problems: self.gate_problems.clone(),
+            files: BTreeMap::new(),
+        };
+        if let Some(problem) = &self.directory_problem {
+            set.problems
+                .insert(self.directory.display().to_string(), vec![problem.clone()]);
+        }
+        let mut trust_policies = BTreeMap::new();
+        let mut secrets: BTreeMap<Key, &Secret> = BTreeMap::new();
+        let mut first_files: BTreeMap<(&str, &str, &str), &str> = BTreeMap::new();
+        for (file_name, file) in &self.files {
+            let mut problems = file.problems.clone();
+            for object in &file.objects {
+                let identity = (object.kind(), object.namespace(), object.name());
+                if let Some(first) = first_files.get(&identity) {
+                    let (kind, namespace, name) = identity;
+                    problems.push(format!(
+                        "{file_name}: {kind} {namespace}/{name} is in {first} already, which counts; remove one of them"
+                    ));
+                    continue;
+                }
+                first_files.insert(identity, file_name);
+                let key = (object.namespace().to_owned(), object.name().to_owned());
+                match object {
+                    Object::ExecPolicy(policy) => drop(set.documents.insert(key, policy.clone())),
+                    Object::LatticeService(service) => {
+                        set.files.insert(key.clone(), file_name.clone());
+                        set.services.insert(key, Arc::new(service.clone()));
+                    }
+                    Object::TrustPolicy(policy) => drop(trust_policies.insert(&policy.name, policy)),
+                    Object::Secret(secret) => drop(secrets.insert(key, secret)),
+                }
+            }
+            if !problems.is_empty() {
+                set.problems.entry(file_name.clone()).or_default().extend(problems);
+            }
+        }
+        set.trust = Arc::new(Trust::new(trust_policies.into_values(), &secrets));
+        set
+    }
+}
+
+/// The file's bytes; `None` where it is gone or no file.
+fn read_capped(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // Looked at before it is opened: to open a pipe would wait for its writer.
+    let metadata = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAXIMUM + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAXIMUM {
+        return Err(io::Error::other(format!("it has more than {FILE_BYTES_MAXIMUM} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests;

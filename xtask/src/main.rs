@@ -12,9 +12,13 @@
 
 mod build;
 mod build_ebpf;
+mod codegen;
 mod process;
 mod setup;
+mod test;
+mod tidy;
 mod vm;
+mod vm_check;
 mod workspace;
 
 use std::process::ExitCode;
@@ -41,6 +45,15 @@ enum Verb {
     Build(build::Arguments),
     /// Boot a kernel in QEMU, run one command in it, and exit with its status
     Vm(vm::Arguments),
+    /// Run every test there is, and close with the sum
+    Test(test::Arguments),
+    /// Check formatting, lints, forbidden words, and that generated code is current
+    Tidy(tidy::Arguments),
+    /// Write the generated code anew
+    Codegen(codegen::Arguments),
+    /// Test the `vm` verb itself on one kernel (a suite of `test`)
+    #[command(hide = true)]
+    VmCheck(vm_check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +74,10 @@ fn main() -> ExitCode {
         Verb::BuildEbpf(arguments) => build_ebpf::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::Build(arguments) => build::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::Vm(arguments) => return vm::run(arguments),
+        Verb::Test(arguments) => test::run(arguments),
+        Verb::Tidy(arguments) => tidy::run(arguments).map(|()| ExitCode::SUCCESS),
+        Verb::Codegen(arguments) => codegen::run(arguments).map(|()| ExitCode::SUCCESS),
+        Verb::VmCheck(arguments) => vm_check::run(arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -17,15 +17,15 @@ use services::ServicesStayDown;
 /// How one knows that a package is not needed.
 enum Satisfied {
     /// Any program of that name does, Debian's or not: whoever has Docker's containerd keeps it.
-    ByProgram(&'static str),
+    Program(&'static str),
     /// The file that the builds look for.
-    ByFile(&'static str),
+    File(&'static str),
     /// Any compiler for BPF does.
-    ByBpfCompiler,
+    BpfCompiler,
     /// A bpf-linker that is there already needs no LLVM to be built with.
-    ByBpfLinker,
+    BpfLinker,
     /// Only what runs in the guest or in an image; it has to be static.
-    ByStaticProgram(&'static str),
+    StaticProgram(&'static str),
 }
 
 struct Requirement {
@@ -39,44 +39,41 @@ const fn requirement(package: &'static str, satisfied: Satisfied) -> Requirement
 
 const REQUIREMENTS: &[Requirement] = &[
     // Building for the host: the linker, and C for sqlite, aws-lc and zstd.
-    requirement("gcc", Satisfied::ByProgram("gcc")),
-    requirement("g++", Satisfied::ByProgram("g++")),
-    requirement("make", Satisfied::ByProgram("make")),
-    requirement("libc6-dev", Satisfied::ByFile("/usr/include/stdio.h")),
-    requirement("pkg-config", Satisfied::ByProgram("pkg-config")),
-    requirement(
-        "ca-certificates",
-        Satisfied::ByFile("/etc/ssl/certs/ca-certificates.crt"),
-    ),
+    requirement("gcc", Satisfied::Program("gcc")),
+    requirement("g++", Satisfied::Program("g++")),
+    requirement("make", Satisfied::Program("make")),
+    requirement("libc6-dev", Satisfied::File("/usr/include/stdio.h")),
+    requirement("pkg-config", Satisfied::Program("pkg-config")),
+    requirement("ca-certificates", Satisfied::File("/etc/ssl/certs/ca-certificates.crt")),
     // Building for the kernel: a compiler with `core` for BPF, and LLVM for bpf-linker.
-    requirement("rustc-web", Satisfied::ByBpfCompiler),
-    requirement("cargo-web", Satisfied::ByBpfCompiler),
-    requirement("libstd-rust-web-dev-bpf", Satisfied::ByBpfCompiler),
-    requirement("llvm-22-dev", Satisfied::ByBpfLinker),
-    requirement("libpolly-22-dev", Satisfied::ByBpfLinker),
-    requirement("libzstd-dev", Satisfied::ByBpfLinker),
-    requirement("zlib1g-dev", Satisfied::ByBpfLinker),
+    requirement("rustc-web", Satisfied::BpfCompiler),
+    requirement("cargo-web", Satisfied::BpfCompiler),
+    requirement("libstd-rust-web-dev-bpf", Satisfied::BpfCompiler),
+    requirement("llvm-22-dev", Satisfied::BpfLinker),
+    requirement("libpolly-22-dev", Satisfied::BpfLinker),
+    requirement("libzstd-dev", Satisfied::BpfLinker),
+    requirement("zlib1g-dev", Satisfied::BpfLinker),
     // The test VM.
-    requirement("qemu-system-x86", Satisfied::ByProgram("qemu-system-x86_64")),
-    requirement("busybox-static", Satisfied::ByStaticProgram("busybox")),
-    requirement("xz-utils", Satisfied::ByProgram("xz")),
+    requirement("qemu-system-x86", Satisfied::Program("qemu-system-x86_64")),
+    requirement("busybox-static", Satisfied::StaticProgram("busybox")),
+    requirement("xz-utils", Satisfied::Program("xz")),
     // Containers and a registry, run from the command line with folders of their own.
-    requirement("containerd", Satisfied::ByProgram("containerd")),
-    requirement("runc", Satisfied::ByProgram("runc")),
-    requirement("docker-registry", Satisfied::ByProgram("docker-registry")),
+    requirement("containerd", Satisfied::Program("containerd")),
+    requirement("runc", Satisfied::Program("runc")),
+    requirement("docker-registry", Satisfied::Program("docker-registry")),
     // What the demo's image is made of.
-    requirement("curl", Satisfied::ByProgram("curl")),
-    requirement("wget", Satisfied::ByProgram("wget")),
+    requirement("curl", Satisfied::Program("curl")),
+    requirement("wget", Satisfied::Program("wget")),
 ];
 
 impl Satisfied {
     fn holds(&self) -> bool {
         match self {
-            Self::ByProgram(name) => workspace::find_program(name).is_some(),
-            Self::ByFile(path) => Path::new(path).exists(),
-            Self::ByBpfCompiler => BpfToolchain::has_compiler(),
-            Self::ByBpfLinker => workspace::find_program("bpf-linker").is_some(),
-            Self::ByStaticProgram(name) => workspace::find_program(name).is_some_and(|path| is_static(&path)),
+            Self::Program(name) => workspace::find_program(name).is_some(),
+            Self::File(path) => Path::new(path).exists(),
+            Self::BpfCompiler => BpfToolchain::has_compiler(),
+            Self::BpfLinker => workspace::find_program("bpf-linker").is_some(),
+            Self::StaticProgram(name) => workspace::find_program(name).is_some_and(|path| is_static(&path)),
         }
     }
 }

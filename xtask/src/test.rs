@@ -1,0 +1,152 @@
+//! `cargo xtask test`: every test there is, one after the other, and one sum at the end.
+//!
+//! ```text
+//!  setup ─► build-ebpf ─► build ─► suites, in order ─► table ─► "N passed, N failed, N skipped"
+//!                                     └─ each a program whose lines `report` understands
+//! ```
+//!
+//! To add a suite, add a line in `suites`. A suite that says nothing, or ends badly without naming a failure, counts as
+//! one failed test: silence is no success.
+
+mod report;
+mod suites;
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{build, build_ebpf, process, setup};
+use report::{Report, Tally};
+use suites::Suite;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only suites whose name holds one of these words
+    #[arg(value_name = "SUITE")]
+    only: Vec<String>,
+    /// Print the names of the suites and end
+    #[arg(long)]
+    list: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let chosen: Vec<Suite> = suites::all()
+        .into_iter()
+        .filter(|suite| is_chosen(suite, &arguments.only))
+        .collect();
+    if arguments.list {
+        for suite in &chosen {
+            println!("{}", suite.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let started = Instant::now();
+    heading("set-up");
+    setup::run(&setup::Arguments::default())?;
+    heading("BPF objects");
+    build_ebpf::run(&build_ebpf::Arguments::default())?;
+    heading("build");
+    // The suites run programs by their path; cargo test alone would not bring all of them up to date.
+    process::execute(build::cargo().arg("build"))?;
+
+    let mut reports = Vec::new();
+    for suite in chosen {
+        heading(&suite.name);
+        let report = run_suite(suite)?;
+        println!(
+            "--- {}: {} ({} s)",
+            report.suite,
+            report.tally,
+            report.duration.as_secs()
+        );
+        reports.push(report);
+    }
+    heading(&format!("result after {} s", started.elapsed().as_secs()));
+    let sum = report::print_table(&reports);
+    Ok(if sum.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn is_chosen(suite: &Suite, only: &[String]) -> bool {
+    only.is_empty() || only.iter().any(|word| suite.name.contains(word.as_str()))
+}
+
+fn heading(text: &str) {
+    println!("\n=== {text} ===");
+}
+
+/// Runs one suite, shows its lines as they come, and counts.
+fn run_suite(mut suite: Suite) -> Result<Report> {
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    let mut child = suite
+        .command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| {
+            format!(
+                "cannot start suite {} (`{}`)",
+                suite.name,
+                process::display(&suite.command)
+            )
+        })?;
+    let stdout = child
+        .stdout
+        .take()
+        .context("the suite was started without a pipe for its output")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        // Ends with the pipe, or when nobody listens any more.
+        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if sender.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    let end = loop {
+        match lines.recv_timeout(suite.limit.saturating_sub(started.elapsed())) {
+            Ok(line) => {
+                println!("{line}");
+                tally.read_line(&line);
+            }
+            Err(RecvTimeoutError::Disconnected) => break end_of(&mut child, &suite.command)?,
+            Err(RecvTimeoutError::Timeout) => {
+                // It may have ended this moment; then there is nothing to kill.
+                let _ = child.kill();
+                let _ = child.wait();
+                break Some(format!("did not end within {} s", suite.limit.as_secs()));
+            }
+        }
+    };
+    tally.close(end.as_deref());
+    Ok(Report {
+        suite: suite.name,
+        tally,
+        duration: started.elapsed(),
+    })
+}
+
+/// None where the suite ended well.
+fn end_of(child: &mut Child, command: &Command) -> Result<Option<String>> {
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for `{}`", process::display(command)))?;
+    Ok((!status.success()).then(|| format!("ended with {status}")))
+}
+
+/// A suite that takes longer hangs: all of them together have 45 minutes.
+const SUITE_LIMIT: Duration = Duration::from_secs(20 * 60);

@@ -1,0 +1,66 @@
+//! The suites, in the order in which they run: the quick and the telling ones first.
+
+use std::{process::Command, time::Duration};
+
+use super::SUITE_LIMIT;
+use crate::{build, setup::kernels};
+
+/// A program that prints what it does and ends with a sum that `report` understands.
+pub(super) struct Suite {
+    pub(super) name: String,
+    pub(super) command: Command,
+    /// After this long it counts as hanging.
+    pub(super) limit: Duration,
+}
+
+/// Every suite. What a suite runs was built before; `xtask` suites are verbs of this program.
+pub(super) fn all() -> Vec<Suite> {
+    let mut suites = vec![suite("host", host_tests())];
+    for series in kernels::SERIES {
+        suites.push(suite(
+            &format!("vm harness {series}"),
+            xtask(&["vm-check", "--kernel", series]),
+        ));
+    }
+    suites
+}
+
+fn suite(name: &str, command: Command) -> Suite {
+    Suite {
+        name: name.to_owned(),
+        command,
+        limit: SUITE_LIMIT,
+    }
+}
+
+/// All tests that need nothing but this machine. What a test prints is shown even where it passes, so that the reason
+/// of a skip is seen.
+fn host_tests() -> Command {
+    let mut cargo = build::cargo();
+    cargo.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "lattice-ebpf",
+        "--exclude",
+        "lattice-tests",
+        "--no-fail-fast",
+    ]);
+    cargo.args(["--", "--show-output"]);
+    cargo
+}
+
+/// A verb of this program.
+fn xtask(arguments: &[&str]) -> Command {
+    // The running program's own file can be found on every Linux; the alias serves where it was moved meanwhile.
+    let mut command = std::env::current_exe().map_or_else(
+        |_| {
+            let mut cargo = build::cargo();
+            cargo.arg("xtask");
+            cargo
+        },
+        Command::new,
+    );
+    command.args(arguments);
+    command
+}

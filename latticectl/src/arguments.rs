@@ -1,0 +1,257 @@
+//! What can be written after `latticectl`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgMatches, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource};
+use clap_complete::Shell;
+use lattice_policy::Mode;
+
+const EXAMPLES: &str = "\
+Examples:
+  latticectl status                                       what the agent of this machine sees
+  latticectl events --follow                              what is refused, or would be, as it happens
+  latticectl mode set --namespace payments enforce        from now on, kill what no policy lists
+  latticectl policy check payment-service.yaml            whether a file is right, and what it means
+  latticectl --central https://127.0.0.1:7443 --ca ca.crt --client-cert me.crt --client-key me.key service list
+
+Exit codes: 0 done or allowed; 1 refused, denied, differing or not representable; 2 could not find out; 64 usage.";
+
+/// Asks Lattice what it sees and does, and tells it what to do.
+#[derive(Debug, Parser)]
+#[command(name = "latticectl", version, after_help = EXAMPLES, max_term_width = 120, subcommand_required = true)]
+pub(crate) struct Arguments {
+    /// Socket of the agent on this machine
+    #[arg(
+        long,
+        global = true,
+        value_name = "SOCKET",
+        env = "LATTICE_AGENT",
+        default_value = "/run/lattice/agent.sock",
+        help_heading = "Whom to ask"
+    )]
+    pub(crate) agent: PathBuf,
+    /// Ask central instead: its address, https://HOST:PORT
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "LATTICE_CENTRAL",
+        help_heading = "Whom to ask"
+    )]
+    pub(crate) central: Option<String>,
+    /// Certificate that shows central who asks (PEM)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "LATTICE_CLIENT_CERT",
+        help_heading = "Whom to ask"
+    )]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "LATTICE_CLIENT_KEY",
+        help_heading = "Whom to ask"
+    )]
+    pub(crate) client_key: Option<PathBuf>,
+    /// Certificate authority that central's certificate must come from (PEM)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "LATTICE_CA",
+        help_heading = "Whom to ask"
+    )]
+    pub(crate) ca: Option<PathBuf>,
+    /// Seconds to wait for an answer
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds, help_heading = "Whom to ask")]
+    pub(crate) timeout: Duration,
+    /// How to show results
+    #[arg(short, long, global = true, value_enum, default_value_t = OutputForm::Table)]
+    pub(crate) output: OutputForm,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputForm {
+    /// For people
+    Table,
+    /// For programs: one versioned document (events: one a line)
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Nodes, containers, which policy holds for each in which mode, and counters
+    Status,
+    /// What was refused, or would have been in monitor, and why
+    #[command(
+        after_help = "Examples:\n  latticectl events --limit 20\n  latticectl events --follow -n payments\n  latticectl events -o json | jq 'select(.violation.drift == \"not-in-image\")'"
+    )]
+    Events {
+        /// Stay, and show what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// Only events of this namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+        /// At most so many stored events, the newest; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// What happens to a program that no policy lists
+    Mode {
+        #[command(subcommand)]
+        verb: ModeVerb,
+    },
+    /// Execution policies
+    Policy {
+        #[command(subcommand)]
+        verb: PolicyVerb,
+    },
+    /// Services
+    Service {
+        #[command(subcommand)]
+        verb: ServiceVerb,
+    },
+    /// Completions for a shell
+    #[command(after_help = "Example:\n  latticectl completion bash > /etc/bash_completion.d/latticectl")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModeVerb {
+    /// Sets the mode of a namespace; it wins over the policies' own, and holds until it is cleared
+    #[command(
+        after_help = "Examples:\n  latticectl mode set --namespace payments enforce\n  latticectl mode set --namespace payments monitor --no-wait"
+    )]
+    Set {
+        /// The namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: String,
+        /// monitor: it runs, with an event; enforce: refused and killed; deny: refused without the signal
+        #[arg(value_parser = mode)]
+        mode: Mode,
+        /// Return before the agents have applied it
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Takes back what `mode set` set, so that the policies' own modes hold
+    Clear {
+        /// The namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: String,
+        /// Return before the agents have applied it
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Which mode holds for each policy, and who says so
+    Get {
+        /// Only this namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyVerb {
+    /// The policies that are in force
+    List {
+        /// Only this namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+    },
+    /// Checks files and says in a sentence each what their objects mean; asks nobody
+    #[command(
+        after_help = "Examples:\n  latticectl policy check policies/*.yaml\n  latticectl policy list -o json | latticectl policy check -\n\nExits with 1 if anything is wrong, after all of it was named with file, line and field."
+    )]
+    Check {
+        /// YAML or JSON files; - is standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceVerb {
+    /// The services that central has read, and how far each came
+    List {
+        /// Only this namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+    },
+}
+
+impl Arguments {
+    /// A flag wins over the environment, and central over the agent where both come from there.
+    ///
+    /// # Errors
+    /// When both are flags, or central's URL or a file that it needs is not there.
+    pub(crate) fn settled(mut self, matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let is_flag = |name| source(matches, name) == Some(ValueSource::CommandLine);
+        if is_flag("agent") && is_flag("central") {
+            let message = "--agent and --central cannot be used together: one of them answers";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        if is_flag("agent") {
+            self.central = None;
+        }
+        let Some(central) = &self.central else { return Ok(self) };
+        if !central.starts_with("https://") {
+            let message = "--central must begin with https://, since central speaks to nobody in the clear";
+            return Err(Self::command().error(ErrorKind::ValueValidation, message));
+        }
+        for (flag, value) in [
+            ("client-cert", &self.client_cert),
+            ("client-key", &self.client_key),
+            ("ca", &self.ca),
+        ] {
+            if value.is_none() {
+                let message = format!("--central needs --{flag} FILE: central answers only whom it can identify");
+                return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Where a global argument comes from, whether it stands before or after the verb.
+fn source(matches: &ArgMatches, name: &str) -> Option<ValueSource> {
+    let here = matches.value_source(name);
+    let below = matches.subcommand().and_then(|(_, below)| source_below(below, name));
+    here.max(below)
+}
+
+fn source_below(matches: &ArgMatches, name: &str) -> Option<ValueSource> {
+    matches.try_contains_id(name).ok().filter(|known| *known)?;
+    source(matches, name)
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    text.parse()
+        .map_err(|_| "the modes are monitor, enforce and deny".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+        _ => Err("a whole number of seconds, at least 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_are_sound() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,89 @@
+//! Why there is no answer, or not the one that was asked for: a sentence, what to do, and the exit code.
+
+use std::{io, path::PathBuf};
+
+use lattice_policy::escape::for_terminal;
+use tonic::Code;
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The other side cannot be reached.
+    #[error("{whom} cannot be reached: {reason}. {advice}")]
+    Unreachable {
+        whom: String,
+        reason: String,
+        advice: &'static str,
+    },
+    /// The other side answered with an error.
+    #[error("{}", refusal(whom, status))]
+    Answer { whom: String, status: Box<tonic::Status> },
+    /// No answer in time.
+    #[error("{whom} did not answer within {seconds} s. Try again with a longer --timeout.")]
+    TimedOut { whom: String, seconds: u64 },
+    /// The other side ended a stream that was to go on.
+    #[error("{whom} ended the stream. Run the command again to go on; what it stored meanwhile comes first.")]
+    StreamEnded { whom: String },
+    /// The answer cannot be read by this release.
+    #[error("what {whom} answered cannot be read: {reason}")]
+    Unreadable { whom: String, reason: String },
+    /// A file cannot be read.
+    #[error("{}: {reason}", for_terminal(&path.display().to_string()))]
+    File { path: PathBuf, reason: String },
+    /// Something that the operating system refused.
+    #[error("cannot {what}: {source}")]
+    Io {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    /// Files were read, and something in them is wrong; it has been shown.
+    #[error("{count} finding{} in the files", if *count == 1 { "" } else { "s" })]
+    Findings { count: usize },
+    /// Some agents have not applied what was set.
+    #[error(
+        "only {applied} of {connected} connected agents have applied it so far. `latticectl status` shows what keeps the others."
+    )]
+    NotApplied { applied: u32, connected: u32 },
+    /// Whoever read the output has closed it; that is no error.
+    #[error("the output was closed")]
+    ReaderGone,
+}
+
+impl Failure {
+    /// 1 for no, 2 for don't know.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Findings { .. } | Self::NotApplied { .. } => 1,
+            Self::Answer { status, .. } => match status.code() {
+                Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::Aborted
+                | Code::OutOfRange => 1,
+                _ => 2,
+            },
+            _ => 2,
+        }
+    }
+}
+
+fn refusal(whom: &str, status: &tonic::Status) -> String {
+    let message = for_terminal(status.message());
+    let (verb, advice) = match status.code() {
+        Code::PermissionDenied => ("refused", " Use a certificate with the role operator."),
+        Code::Unauthenticated => ("does not know who asks", " Check --client-cert and --client-key."),
+        Code::Unimplemented => ("cannot do this", ""),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => ("refused", ""),
+        Code::Unavailable => ("is not available", " Try again; if it lasts, look at its log."),
+        _ => ("answered with an error", " Look at its log."),
+    };
+    let message = match message.is_empty() {
+        true => format!("{:?}", status.code()),
+        false => message,
+    };
+    format!("{whom} {verb}: {}.{advice}", message.trim_end_matches('.'))
+}

@@ -1,0 +1,52 @@
+//! What each verb asks, and how its answer is shown.
+
+pub(crate) mod completion;
+mod events;
+mod mode;
+pub(crate) mod policy_check;
+mod policy_list;
+mod service_list;
+mod status;
+
+use crate::{
+    arguments::{ModeVerb, PolicyVerb, ServiceVerb, Verb},
+    connection::Connection,
+    failure::Failure,
+    output::Output,
+};
+
+/// Runs a verb that asks somebody; those that do not are run by `main`.
+pub(crate) async fn run(verb: &Verb, connection: &mut Connection, output: &mut Output) -> Result<(), Failure> {
+    match verb {
+        Verb::Status => status::run(connection, output).await,
+        Verb::Events {
+            follow,
+            namespace,
+            limit,
+        } => events::run(connection, output, *follow, namespace.as_deref(), *limit).await,
+        Verb::Mode {
+            verb:
+                ModeVerb::Set {
+                    namespace,
+                    mode,
+                    no_wait,
+                },
+        } => mode::set(connection, output, namespace, Some(*mode), !no_wait).await,
+        Verb::Mode {
+            verb: ModeVerb::Clear { namespace, no_wait },
+        } => mode::set(connection, output, namespace, None, !no_wait).await,
+        Verb::Mode {
+            verb: ModeVerb::Get { namespace },
+        } => mode::get(connection, output, namespace.as_deref()).await,
+        Verb::Policy {
+            verb: PolicyVerb::List { namespace },
+        } => policy_list::run(connection, output, namespace.as_deref()).await,
+        Verb::Policy {
+            verb: PolicyVerb::Check { files },
+        } => policy_check::run(files, output),
+        Verb::Service {
+            verb: ServiceVerb::List { namespace },
+        } => service_list::run(connection, output, namespace.as_deref()).await,
+        Verb::Completion { shell } => completion::run(*shell),
+    }
+}

@@ -1,0 +1,212 @@
+//! Events that central has not acknowledged yet, on disk.
+//!
+//! ```text
+//!   append ──► segment files (frames with CRC-32C) ──► next_batch ──► central
+//!                 ▲ removed once all is acknowledged ◄── acknowledge ◄──┘
+//! ```
+//!
+//! An event that was taken survives a kill of the agent at once and a power loss after at most [`SYNC_INTERVAL`]. The spool is
+//! bounded: where it is full the oldest events go, and a gap event says which.
+
+mod acknowledged;
+mod frame;
+mod log;
+mod ranges;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use lattice_api::v1::Event;
+pub use log::Metrics;
+use tokio::sync::Notify;
+
+use self::log::Log;
+use crate::{checked_file::CheckedFileError, error_chain::ErrorChain, events::EventSink};
+
+/// Size of the spool where nothing else is said.
+pub const DEFAULT_LIMIT_BYTES: u64 = 64 << 20;
+/// How long an event may wait until it is on the disk itself.
+pub const SYNC_INTERVAL: Duration = Duration::from_millis(50);
+/// How long an acknowledgement may wait until it is written down; lost ones are only sent again.
+const ACKNOWLEDGED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why the spool could not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// One of its files.
+    #[error("the spool's {} could not be {action}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file of acknowledgements.
+    #[error("what central acknowledged could not be written down")]
+    Acknowledged(#[from] CheckedFileError),
+    /// Another process has it.
+    #[error("the spool {} is in use: another agent runs with the same --state", folder.display())]
+    InUse {
+        /// Its folder.
+        folder: PathBuf,
+    },
+    /// An event that no kernel makes.
+    #[error("event {sequence} is larger than 1 MiB and cannot be kept")]
+    TooLarge {
+        /// Its sequence.
+        sequence: u64,
+    },
+}
+
+struct Inner {
+    log: Mutex<Log>,
+    appended: Notify,
+    stop: (Mutex<bool>, Condvar),
+}
+
+impl Inner {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        // No step of the log can panic half-way in a way that matters: files are written before they are noted.
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The spool. One process may have it open.
+pub struct Spool {
+    inner: Arc<Inner>,
+    syncing: Option<JoinHandle<()>>,
+}
+
+impl Spool {
+    /// Opens the spool in a folder that is its own, or begins one. What a crash left half written is cut off and reported.
+    ///
+    /// # Errors
+    /// When the folder or a file in it cannot be read or written, or another process has the spool open.
+    pub fn open(folder: &Path, limit_bytes: u64) -> Result<Self, SpoolError> {
+        let inner = Arc::new(Inner {
+            log: Mutex::new(Log::open(folder, limit_bytes)?),
+            appended: Notify::new(),
+            stop: (Mutex::new(false), Condvar::new()),
+        });
+        let syncing = Arc::clone(&inner);
+        let thread = thread::Builder::new()
+            .name("spool-sync".into())
+            .spawn(move || keep_syncing(&syncing));
+        let syncing = thread.map_err(|source| SpoolError::File {
+            path: folder.into(),
+            action: "synced by a thread",
+            source,
+        })?;
+        Ok(Self {
+            inner,
+            syncing: Some(syncing),
+        })
+    }
+
+    /// Takes events. Those that it has already (by boot and sequence) are left out.
+    ///
+    /// # Errors
+    /// When they could not be written. None or some of them were taken then; offer them again.
+    pub fn append(&self, events: &[Event]) -> Result<(), SpoolError> {
+        let result = self.inner.log().append(events);
+        self.inner.appended.notify_one();
+        result
+    }
+
+    /// The next events to send, oldest first: at most `max_events`, and no more once `max_bytes` are reached. Empty when all
+    /// were handed out; [`appended`](Self::appended) says when there are more.
+    ///
+    /// # Errors
+    /// When they cannot be read back.
+    pub fn next_batch(&self, max_events: usize, max_bytes: usize) -> Result<Vec<Event>, SpoolError> {
+        self.inner.log().next_batch(max_events, max_bytes)
+    }
+
+    /// What was handed out and not acknowledged is handed out again; for a new connection.
+    pub fn rewind(&self) {
+        self.inner.log().rewind();
+    }
+
+    /// Central has committed these; they are forgotten.
+    pub fn acknowledge(&self, boot_id: &str, sequences: &[u64]) {
+        self.inner.log().acknowledge(boot_id, sequences);
+    }
+
+    /// The newest events that are still there, acknowledged or not, oldest first.
+    ///
+    /// # Errors
+    /// When they cannot be read back.
+    pub fn newest(&self, max_events: usize) -> Result<Vec<Event>, SpoolError> {
+        self.inner.log().newest(max_events)
+    }
+
+    /// Waits until something was appended since the last such wait. For one waiter.
+    pub async fn appended(&self) {
+        self.inner.appended.notified().await;
+    }
+
+    /// The highest sequence of a boot such that it and all below were taken.
+    pub fn kept_through(&self, boot_id: &str) -> u64 {
+        self.inner.log().kept_through(boot_id)
+    }
+
+    /// The highest sequence of a boot that was taken.
+    pub fn highest(&self, boot_id: &str) -> u64 {
+        self.inner.log().highest(boot_id)
+    }
+
+    /// Counts and sizes.
+    pub fn metrics(&self) -> Metrics {
+        self.inner.log().metrics()
+    }
+}
+
+impl EventSink for Spool {
+    fn accept(&self, event: &Event) -> Result<(), String> {
+        self.append(std::slice::from_ref(event))
+            .map_err(|error| ErrorChain(&error).to_string())
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        *self.inner.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.inner.stop.1.notify_all();
+        if let Some(syncing) = self.syncing.take() {
+            // It ends at the notice; a panic in it was printed by the thread.
+            let _ = syncing.join();
+        }
+    }
+}
+
+/// Syncs until told to stop, then once more.
+fn keep_syncing(inner: &Inner) {
+    let mut acknowledged_at = Instant::now();
+    let mut is_stopping = false;
+    while !is_stopping {
+        let stop = inner.stop.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = inner.stop.1.wait_timeout_while(stop, SYNC_INTERVAL, |stop| !*stop);
+        is_stopping = *waited.unwrap_or_else(PoisonError::into_inner).0;
+        // Outside the lock: events are taken while the disk works.
+        let unsynced = inner.log().take_unsynced();
+        if let Some(Err(error)) = unsynced.map(|file| file.sync_data()) {
+            tracing::error!(%error, "the spool could not be synced: a power loss would take the latest events");
+        }
+        if is_stopping || acknowledged_at.elapsed() >= ACKNOWLEDGED_INTERVAL {
+            acknowledged_at = Instant::now();
+            if let Err(error) = inner.log().store_acknowledged() {
+                tracing::error!(error = %ErrorChain(&error), "acknowledged events would be sent again after a restart");
+            }
+        }
+    }
+}

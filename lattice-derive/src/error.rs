@@ -164,7 +164,7 @@ pub struct CommandProblem {
 pub enum DeriveError {
     /// A command of the specification cannot start.
     #[error(transparent)]
-    Command(#[from] CommandProblem),
+    Command(#[from] Box<CommandProblem>),
     /// Neither the image nor the container says what to start.
     #[error("container {container}: neither image {image} nor the container names a command; set command")]
     NoCommand {

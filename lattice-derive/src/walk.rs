@@ -515,7 +515,9 @@ impl<'a> Walk<'a> {
     /// An error where the place is strict and the specification could be put right; else a diagnostic.
     pub(crate) fn problem(&mut self, place: &Place, word: &[u8], problem: Problem) -> Result<(), DeriveError> {
         if place.strict && !matches!(problem, Problem::CannotBeKnown { .. }) {
-            return Err(DeriveError::Command(self.command_problem(place, word, problem)));
+            return Err(DeriveError::Command(Box::new(
+                self.command_problem(place, word, problem),
+            )));
         }
         self.not_listed(place, word, problem)
     }

@@ -22,8 +22,8 @@ enum Satisfied {
     File(&'static str),
     /// Any compiler for BPF does.
     BpfCompiler,
-    /// A bpf-linker that is there already needs no LLVM to be built with.
-    BpfLinker,
+    /// What bpf-linker is built with: its file, or a bpf-linker that is there already.
+    BpfLinkerBuild(&'static str),
     /// Only what runs in the guest or in an image; it has to be static.
     StaticProgram(&'static str),
 }
@@ -44,15 +44,22 @@ const REQUIREMENTS: &[Requirement] = &[
     requirement("make", Satisfied::Program("make")),
     requirement("libc6-dev", Satisfied::File("/usr/include/stdio.h")),
     requirement("pkg-config", Satisfied::Program("pkg-config")),
+    requirement("git", Satisfied::Program("git")),
     requirement("ca-certificates", Satisfied::File("/etc/ssl/certs/ca-certificates.crt")),
     // Building for the kernel: a compiler with `core` for BPF, and LLVM for bpf-linker.
     requirement("rustc-web", Satisfied::BpfCompiler),
     requirement("cargo-web", Satisfied::BpfCompiler),
     requirement("libstd-rust-web-dev-bpf", Satisfied::BpfCompiler),
-    requirement("llvm-22-dev", Satisfied::BpfLinker),
-    requirement("libpolly-22-dev", Satisfied::BpfLinker),
-    requirement("libzstd-dev", Satisfied::BpfLinker),
-    requirement("zlib1g-dev", Satisfied::BpfLinker),
+    requirement(
+        "llvm-22-dev",
+        Satisfied::BpfLinkerBuild("/usr/lib/llvm-22/lib/libLLVMCore.a"),
+    ),
+    requirement(
+        "libpolly-22-dev",
+        Satisfied::BpfLinkerBuild("/usr/lib/llvm-22/lib/libPolly.a"),
+    ),
+    requirement("libzstd-dev", Satisfied::BpfLinkerBuild("/usr/include/zstd.h")),
+    requirement("zlib1g-dev", Satisfied::BpfLinkerBuild("/usr/include/zlib.h")),
     // The test VM.
     requirement("qemu-system-x86", Satisfied::Program("qemu-system-x86_64")),
     requirement("busybox-static", Satisfied::StaticProgram("busybox")),
@@ -72,7 +79,7 @@ impl Satisfied {
             Self::Program(name) => workspace::find_program(name).is_some(),
             Self::File(path) => Path::new(path).exists(),
             Self::BpfCompiler => BpfToolchain::has_compiler(),
-            Self::BpfLinker => workspace::find_program("bpf-linker").is_some(),
+            Self::BpfLinkerBuild(path) => Path::new(path).exists() || workspace::find_program("bpf-linker").is_some(),
             Self::StaticProgram(name) => workspace::find_program(name).is_some_and(|path| is_static(&path)),
         }
     }

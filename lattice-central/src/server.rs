@@ -176,8 +176,14 @@ impl BoundServer {
             .max_concurrent_streams(Some(64))
             .add_service(hub)
             .add_service(control)
-            .serve_with_incoming_shutdown(incoming, async move { hub::stopped(&mut stopping).await })
+            .serve_with_incoming_shutdown(incoming, async move { stopped(&mut stopping).await })
             .await
             .map_err(ServerError::Serve)
     }
+}
+
+/// Waits until central is stopping.
+pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // Where the sender is gone, central is gone too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }

@@ -9,7 +9,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Shared, hub::stopped};
+use super::{Shared, stopped};
 use crate::{identity::Identity, store::StoreError};
 
 /// How long `SetMode` with `wait` waits for the agents.

@@ -4,14 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lattice_api::v1::{self as wire, agent_hub_server::AgentHub};
 use prost::Message;
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Shared;
+use super::{Shared, stopped};
 use crate::{
     identity::Identity,
     nodes::{Introduction, Session},
@@ -252,10 +249,4 @@ fn check_boot_id(boot_id: &str) -> Result<(), Status> {
     Err(Status::invalid_argument(format!(
         "boot_id must have 1 to {BOOT_ID_BYTES_MAXIMUM} printable ASCII characters"
     )))
-}
-
-/// Waits until central is stopping.
-pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // Where the sender is gone, central is gone too.
-    let _ = stopping.wait_for(|stopping| *stopping).await;
 }

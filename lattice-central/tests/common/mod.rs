@@ -1,6 +1,9 @@
 //! A central with real TLS on the loopback, and agents and operators that talk to it.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part of it")]
 
+pub mod program;
+pub mod registry;
+
 use std::{
     collections::BTreeMap,
     fs,

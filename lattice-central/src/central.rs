@@ -1,0 +1,178 @@
+//! The whole of it: prepare everything, then run, then drain.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use lattice_registry::RegistryError;
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    board::Board,
+    images::Images,
+    nodes::Nodes,
+    objects::{self, DirectoryReader, ObjectSet},
+    reconciler::Reconciler,
+    server::{BoundServer, Counters, ServerError, Shared},
+    settings::Settings,
+    store::{Store, StoreError},
+};
+
+/// Why central could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CentralError {
+    /// The directory of objects cannot be listed.
+    #[error("--local {path}: cannot list the directory of objects; create it, or name another")]
+    Objects {
+        /// The directory.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("--state {path}: cannot use the state directory; name one that this user may write")]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// Another lattice-central has it.
+    #[error("--state {path}: another lattice-central runs on this state directory; stop it, or name another directory")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A registry that may not be spoken to without TLS.
+    #[error("--plain-http-registry")]
+    PlainHttp(#[from] RegistryError),
+    /// The listener.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+/// A central that is ready to run: everything was read, and the address is bound.
+pub struct Central {
+    bound: BoundServer,
+    shared: Arc<Shared>,
+    objects: watch::Receiver<ObjectSet>,
+    images: Arc<Images>,
+    stop: watch::Sender<bool>,
+    verify_interval: Duration,
+    drain: Duration,
+    /// Held as long as central runs.
+    _lock: File,
+}
+
+impl Central {
+    /// Reads everything and binds.
+    ///
+    /// # Errors
+    /// When a directory, the store, a certificate or the address cannot be used. Faults in objects are no errors: they are
+    /// logged and shown, and the rest goes on.
+    pub async fn prepare(settings: &Settings) -> Result<Self, CentralError> {
+        let lock = take_state_directory(&settings.state)?;
+        let (store, remembered) = Store::open(&settings.state)?;
+        let reader = DirectoryReader::open(&settings.local).map_err(|source| CentralError::Objects {
+            path: settings.local.clone(),
+            source,
+        })?;
+        let images = Arc::new(Images::new(&settings.plain_http_registries)?);
+        let bound = BoundServer::bind(settings).await?;
+        let objects = objects::watch(reader).map_err(|source| CentralError::Objects {
+            path: settings.local.clone(),
+            source,
+        })?;
+        let (stop, stopping) = watch::channel(false);
+        let board = Arc::new(Board::new(store.clone(), remembered));
+        let (nodes, counters) = (Nodes::default(), Counters::default());
+        let shared = Arc::new(Shared {
+            board,
+            nodes,
+            store,
+            counters,
+            stopping,
+        });
+        let (verify_interval, drain) = (settings.verify_interval, settings.drain);
+        Ok(Self {
+            bound,
+            shared,
+            objects,
+            images,
+            stop,
+            verify_interval,
+            drain,
+            _lock: lock,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.bound.address()
+    }
+
+    /// Runs until `stop` is done, then lets open streams end, for as long as the drain deadline allows.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), CentralError> {
+        let reconciler = Reconciler::new(
+            self.shared.board.clone(),
+            self.images,
+            self.verify_interval,
+            self.objects,
+        );
+        let reconciling = tokio::spawn(reconciler.run(self.shared.stopping.clone()));
+        let mut serving = tokio::spawn(self.bound.serve(self.shared));
+        let ended = tokio::select! {
+            ended = &mut serving => Some(ended),
+            () = stop => None,
+        };
+        self.stop.send_replace(true);
+        let result = match ended {
+            Some(ended) => Some(ended),
+            None => timeout(self.drain, &mut serving).await.ok(),
+        };
+        reconciling.abort();
+        match result {
+            Some(Ok(served)) => Ok(served?),
+            // The server's task panicked, which has been printed already.
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => {
+                tracing::warn!(drain = ?self.drain, "streams were still open at the end of the drain");
+                serving.abort();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Creates the directory where it is absent, and keeps another central off it.
+fn take_state_directory(path: &Path) -> Result<File, CentralError> {
+    let failed = |source| CentralError::State {
+        path: path.to_owned(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed)?;
+    let lock = File::create(path.join("lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(CentralError::InUse { path: path.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}

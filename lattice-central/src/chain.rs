@@ -1,0 +1,343 @@
+//! The chain for one service, from its image references to its policies: all of it, or nothing.
+//!
+//! ```text
+//!   reference ─► TrustPolicy? ─► tag? ask AllowTagReference, resolve once ─► digest
+//!   digest ─► signatures ─► a trusted key's? ─► ask DeployImage, AccessExternalSecret ─► layers ─► derive ─► policies
+//! ```
+//!
+//! It stops at the first gate that does not open, and says which, why, and what to do. After the first step only the digest
+//! counts, never the tag. Only registries that a TrustPolicy names are contacted.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use lattice_api::object::{Container, LatticeService};
+use lattice_derive::{Image, Platform};
+use lattice_policy::{ExecPolicy, ImageDigest};
+use lattice_registry::{RegistryClient, RegistryError, ResolvedImage};
+use lattice_verify::{Refusal, SignatureObject, verify_signatures};
+
+use crate::{
+    conditions::{Holds, Step},
+    gate::{Action, Gate, ImageFacts, Question, ServiceIdentity},
+    images::{ImageReference, Images, with_causes},
+    objects::Trust,
+    specification::service_spec,
+};
+
+/// By whom a derivation is asked for.
+const ACTOR: &str = "lattice-central";
+
+/// What the chain came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All of it went through.
+    Derived {
+        /// One a container; their generation is the board's to set.
+        policies: Vec<ExecPolicy>,
+        /// What was done at ImageVerified, Authorized and Derived.
+        done: [String; 3],
+        /// What policies with the outcome `warn` or `info` say, and what the derivation did not list.
+        notes: Vec<String>,
+    },
+    /// It stopped.
+    Stopped(Stop),
+}
+
+/// Where and why the chain stopped.
+#[derive(Debug)]
+pub struct Stop {
+    /// At which step.
+    pub step: Step,
+    /// False, or Unknown where it could not be found out.
+    pub holds: Holds,
+    /// One word for programs.
+    pub reason: &'static str,
+    /// What happened, to what, and what to do.
+    pub message: String,
+    /// What was done at the steps before.
+    pub done: Vec<String>,
+}
+
+impl Stop {
+    fn refused(step: Step, reason: &'static str, message: String) -> Self {
+        Self {
+            step,
+            holds: Holds::False,
+            reason,
+            message,
+            done: Vec::new(),
+        }
+    }
+
+    fn registry(step: Step, container: &str, error: &RegistryError) -> Self {
+        let (holds, reason) = match error {
+            error if error.is_transient() => (Holds::Unknown, "RegistryUnavailable"),
+            RegistryError::NotFound { .. } => (Holds::False, "NotFound"),
+            _ => (Holds::False, "RegistryRefused"),
+        };
+        let message = format!("container {container}: {}", with_causes(error));
+        Self {
+            step,
+            holds,
+            reason,
+            message,
+            done: Vec::new(),
+        }
+    }
+
+    /// Whether another try may end differently without anyone changing anything.
+    pub fn is_transient(&self) -> bool {
+        self.holds == Holds::Unknown
+    }
+}
+
+/// What a run of the chain goes by; it does not change while it runs.
+#[derive(Clone)]
+pub struct Chain {
+    /// The service.
+    pub service: Arc<LatticeService>,
+    /// Whose signatures count.
+    pub trust: Arc<Trust>,
+    /// The Cedar policies.
+    pub gate: Arc<Gate>,
+    /// The registries.
+    pub images: Arc<Images>,
+}
+
+/// An image whose signature held. From here on its digest counts, never its tag.
+#[derive(Clone)]
+struct Verified {
+    reference: ImageReference,
+    resolved: ResolvedImage,
+    signers: Vec<String>,
+}
+
+impl Chain {
+    /// Whether a run now would go by the same things.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.service == other.service && self.trust == other.trust && Arc::ptr_eq(&self.gate, &other.gate)
+    }
+
+    /// Runs the chain once.
+    pub async fn run(&self) -> Outcome {
+        let mut done = Vec::new();
+        match self.run_steps(&mut done).await {
+            Ok(outcome) => outcome,
+            Err(stop) => Outcome::Stopped(Stop { done, ..stop }),
+        }
+    }
+
+    async fn run_steps(&self, done: &mut Vec<String>) -> Result<Outcome, Stop> {
+        let mut notes = Vec::new();
+        // By reference, so that two containers with one tag cannot come to two images.
+        let mut by_reference: BTreeMap<&str, Verified> = BTreeMap::new();
+        let mut signed = Vec::new();
+        for Container { name, image, .. } in self.containers() {
+            if !by_reference.contains_key(image.as_str()) {
+                by_reference.insert(image, self.verify(name, image, &mut notes).await?);
+            }
+            let verified = &by_reference[image.as_str()];
+            signed.push(format!(
+                "{name}: {} signed by {}",
+                verified.resolved.digest,
+                verified.signers.join(", ")
+            ));
+        }
+        done.push(signed.join("; "));
+
+        for verified in by_reference.values() {
+            self.ask(
+                Action::DeployImage(verified.facts()),
+                Step::Authorized,
+                "Denied",
+                &mut notes,
+            )?;
+        }
+        for secret in &self.service.spec.secrets {
+            let (store, key) = (secret.external_ref.store.clone(), secret.external_ref.key.clone());
+            self.ask(
+                Action::AccessExternalSecret { store, key },
+                Step::Authorized,
+                "SecretDenied",
+                &mut notes,
+            )?;
+        }
+        done.push("Cedar permits every image and secret".to_owned());
+
+        let mut images: BTreeMap<String, Arc<Image>> = BTreeMap::new();
+        let mut read: BTreeMap<ImageDigest, Arc<Image>> = BTreeMap::new();
+        for Container { name, image, .. } in self.containers() {
+            let resolved = &by_reference[image.as_str()].resolved;
+            if !read.contains_key(&resolved.digest) {
+                read.insert(resolved.digest, self.read(name, resolved).await?);
+            }
+            images.insert(name.clone(), read[&resolved.digest].clone());
+        }
+        let spec = service_spec(&self.service);
+        let settings = lattice_derive::Settings::default();
+        // Merging layers and walking scripts takes processor time that other tasks should not wait for.
+        let derived = tokio::task::spawn_blocking(move || lattice_derive::derive(&spec, &images, &settings)).await;
+        let derivations = derived
+            .map_err(|error| Stop::refused(Step::Derived, "DerivationFailed", error.to_string()))?
+            .map_err(|error| Stop::refused(Step::Derived, "NotDerivable", error.to_string()))?;
+        let counts: Vec<_> = derivations
+            .iter()
+            .map(|derivation| format!("{}: {} entries", derivation.container, derivation.policy.entries.len()))
+            .collect();
+        done.push(counts.join("; "));
+        notes.extend(
+            derivations
+                .iter()
+                .flat_map(|derivation| derivation.diagnostics.iter().map(ToString::to_string)),
+        );
+        let policies = derivations.into_iter().map(|derivation| derivation.policy).collect();
+        let done = <[String; 3]>::try_from(std::mem::take(done)).unwrap_or_default();
+        Ok(Outcome::Derived { policies, done, notes })
+    }
+
+    fn containers(&self) -> impl Iterator<Item = &Container> {
+        self.service
+            .spec
+            .init_containers
+            .iter()
+            .chain(&self.service.spec.containers)
+    }
+
+    /// From a reference to a digest that a trusted key signed.
+    async fn verify(&self, container: &str, image: &str, notes: &mut Vec<String>) -> Result<Verified, Stop> {
+        let stop = |reason, message: String| {
+            Stop::refused(
+                Step::ImageVerified,
+                reason,
+                format!("container {container}, image {image}: {message}"),
+            )
+        };
+        let unread = |error: RegistryError| Stop::registry(Step::ImageVerified, container, &error);
+        let reference: ImageReference = image.parse().map_err(|error| stop("InvalidReference", error))?;
+        let registry = &reference.registry;
+        let keys = self.trust.registries.keys_for(registry).ok_or_else(|| {
+            stop(
+                "RegistryNotTrusted",
+                format!(
+                    "no TrustPolicy names the registry {registry}, so it is not contacted; add a TrustPolicy with \
+                     spec.registry: {registry} and the key that signs its images"
+                ),
+            )
+        })?;
+        if keys.is_empty() {
+            let problems = self
+                .trust
+                .problems
+                .get(registry)
+                .map(|problems| problems.join("; "))
+                .unwrap_or_default();
+            return Err(stop(
+                "NoUsableKey",
+                format!("no key of the registry {registry} can be used: {problems}"),
+            ));
+        }
+        if reference.digest.is_none() {
+            let facts = facts(&reference, None, &[]);
+            self.ask(
+                Action::AllowTagReference(facts),
+                Step::ImageVerified,
+                "TagNotAllowed",
+                notes,
+            )?;
+        }
+        let client = self.client().map_err(unread)?;
+        let resolved = client.resolve(image).await.map_err(unread)?;
+        let signatures = client.signatures(&resolved).await.map_err(unread)?;
+        let signatures: Vec<_> = signatures
+            .into_iter()
+            .map(|layer| SignatureObject {
+                media_type: layer.media_type,
+                annotations: layer.annotations,
+                payload: layer.payload,
+            })
+            .collect();
+        let facts = verify_signatures(resolved.digest, &signatures, keys);
+        if let Some(refusal) = facts.refusal(keys) {
+            let reason = match &refusal {
+                Refusal::Unsigned { .. } => "Unsigned",
+                Refusal::OtherKey { .. } => "SignedByOtherKey",
+                Refusal::OtherDigest { .. } => "SignatureOfOtherImage",
+                Refusal::Malformed { .. } => "MalformedSignature",
+            };
+            return Err(stop(reason, refusal.to_string()));
+        }
+        Ok(Verified {
+            reference,
+            resolved,
+            signers: facts.signers,
+        })
+    }
+
+    /// The layers of a verified image.
+    async fn read(&self, container: &str, image: &ResolvedImage) -> Result<Arc<Image>, Stop> {
+        let unread = |error: RegistryError| Stop::registry(Step::Derived, container, &error);
+        let client = self.client().map_err(unread)?;
+        let facts = client.read_image(image, &Platform::default()).await.map_err(unread)?;
+        let image = facts
+            .into_image()
+            .map_err(|error| Stop::refused(Step::Derived, "NotDerivable", error.to_string()))?;
+        Ok(Arc::new(image))
+    }
+
+    fn client(&self) -> Result<Arc<RegistryClient>, RegistryError> {
+        self.images.client(&self.trust)
+    }
+
+    /// Asks Cedar; a denial stops the chain.
+    fn ask(&self, action: Action, step: Step, reason: &'static str, notes: &mut Vec<String>) -> Result<(), Stop> {
+        let decision = self.gate.decide(&Question {
+            service: ServiceIdentity {
+                namespace: self.service.namespace.clone(),
+                name: self.service.name.clone(),
+                environment: self.service.spec.environment.to_string(),
+            },
+            action,
+            actor: ACTOR.to_owned(),
+            time: SystemTime::now(),
+        });
+        notes.extend(
+            decision
+                .warnings
+                .into_iter()
+                .map(|warning| format!("warning: {warning}")),
+        );
+        notes.extend(decision.notes.into_iter().map(|note| format!("info: {note}")));
+        match decision.denial {
+            None => Ok(()),
+            Some(denial) => Err(Stop::refused(step, reason, denial)),
+        }
+    }
+}
+
+impl Verified {
+    fn facts(&self) -> ImageFacts {
+        facts(&self.reference, Some(self.resolved.digest), &self.signers)
+    }
+}
+
+fn facts(reference: &ImageReference, digest: Option<ImageDigest>, signers: &[String]) -> ImageFacts {
+    let ImageReference {
+        registry,
+        repository,
+        tag,
+        ..
+    } = reference.clone();
+    let suffix = match (digest, &tag) {
+        (Some(digest), _) => format!("@{digest}"),
+        (None, Some(tag)) => format!(":{tag}"),
+        (None, None) => String::new(),
+    };
+    ImageFacts {
+        reference: format!("{registry}/{repository}{suffix}"),
+        registry,
+        repository,
+        tag,
+        digest: digest.map(|digest| digest.to_string()),
+        signers: signers.to_vec(),
+    }
+}

@@ -8,13 +8,16 @@ use lattice_policy::Mode;
 
 const EXAMPLES: &str = "\
 Examples:
-  latticectl status                                       what the agent of this machine sees
-  latticectl events --follow                              what is refused, or would be, as it happens
-  latticectl mode set --namespace payments enforce        from now on, kill what no policy lists
-  latticectl policy check payment-service.yaml            whether a file is right, and what it means
-  latticectl --central https://127.0.0.1:7443 --ca ca.crt --client-cert me.crt --client-key me.key service list
+  latticectl status                                    what the agent of this machine sees
+  latticectl events --follow                           what is refused, or would be
+  latticectl mode set --namespace payments enforce     kill what no policy lists
+  latticectl policy check payment-service.yaml         what a file means, or what is wrong
+  latticectl --central https://lattice.example.com:7443 service list
+                                                       how far each service came
 
-Exit codes: 0 done or allowed; 1 refused, denied, differing or not representable; 2 could not find out; 64 usage.";
+Exit codes:
+  0 done or allowed    1 refused, denied, differing or not representable
+  2 could not find out    64 usage";
 
 /// Asks Lattice what it sees and does, and tells it what to do.
 #[derive(Debug, Parser)]
@@ -170,7 +173,7 @@ pub(crate) enum PolicyVerb {
     },
     /// Checks files and says in a sentence each what their objects mean; asks nobody
     #[command(
-        after_help = "Examples:\n  latticectl policy check policies/*.yaml\n  latticectl policy list -o json | latticectl policy check -\n\nExits with 1 if anything is wrong, after all of it was named with file, line and field."
+        after_help = "Examples:\n  latticectl policy check policies/*.yaml\n  latticectl policy check - < policy.yaml\n\nExits with 1 if anything is wrong, after all of it was named with file, line and field."
     )]
     Check {
         /// YAML or JSON files; - is standard input

@@ -20,6 +20,7 @@ const MAX_PEM_BYTES: u64 = 1024 * 1024;
 pub(crate) struct Connection {
     pub(crate) client: ControlClient<Channel>,
     pub(crate) whom: String,
+    advice: &'static str,
     timeout: Duration,
 }
 
@@ -50,6 +51,7 @@ impl Connection {
         Ok(Self {
             client,
             whom,
+            advice,
             timeout: arguments.timeout,
         })
     }
@@ -69,7 +71,17 @@ impl Connection {
         }
     }
 
+    /// What an error means: the other side's own answer, or that the connection broke on the way.
     pub(crate) fn refused(&self, status: tonic::Status) -> Failure {
+        if let Some(source) = status.source() {
+            // A status that this side made of an error of the transport; with TLS 1.3 a refused client certificate comes so.
+            let (whom, reason) = (self.whom.clone(), innermost(source));
+            return Failure::Unreachable {
+                whom,
+                reason,
+                advice: self.advice,
+            };
+        }
         Failure::Answer {
             whom: self.whom.clone(),
             status: Box::new(status),

@@ -121,7 +121,10 @@ impl Output {
                 }
             }));
         }
-        let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+        let lines: Vec<String> = table
+            .lines()
+            .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
+            .collect();
         self.line(&lines.join("\n"))
     }
 }

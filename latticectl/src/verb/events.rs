@@ -22,7 +22,14 @@ pub(crate) async fn run(
     let mut client = connection.client.clone();
     let mut events = connection.answer(client.list_events(request)).await?;
     let mut count = 0_u64;
-    while let Some(event) = events.message().await.map_err(|status| connection.refused(status))? {
+    loop {
+        let event = match events.message().await {
+            Ok(Some(event)) => event,
+            Ok(None) => break,
+            // Whether it was shut down or killed: there was an answer, and now there is none.
+            Err(status) if follow && std::error::Error::source(&status).is_some() => break,
+            Err(status) => return Err(connection.refused(status)),
+        };
         count += 1;
         match output.is_json() {
             true => output.line(&to_json_line(&event))?,

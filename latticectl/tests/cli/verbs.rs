@@ -1,0 +1,478 @@
+//! What each verb asks a server, shows, and exits with.
+
+use crate::support::{Answers, RunningServer, Shown, ask, check_golden, latticectl, shown};
+use lattice_api::v1;
+use lattice_policy::read_documents;
+
+fn container(name: &str) -> v1::Container {
+    v1::Container {
+        container_id: "4f1c".to_owned(),
+        namespace: "payments".to_owned(),
+        workload: "payment-service".to_owned(),
+        name: name.to_owned(),
+        image_reference: "registry.example.com/payment-service".to_owned(),
+        image_digest: format!("sha256:{}", "0".repeat(64)),
+        cgroup_id: 77,
+        ..Default::default()
+    }
+}
+
+fn policy_reference() -> v1::PolicyReference {
+    v1::PolicyReference {
+        namespace: "payments".to_owned(),
+        name: "payment-service".to_owned(),
+        generation: 7,
+        matched_entry: String::new(),
+    }
+}
+
+fn status() -> v1::GetStatusResponse {
+    let container_status = |name: &str, policy| v1::ContainerStatus {
+        node: "node-1".to_owned(),
+        container: Some(container(name)),
+        policy,
+        mode: "monitor".to_owned(),
+        mode_source: "policy".to_owned(),
+    };
+    v1::GetStatusResponse {
+        role: "agent".to_owned(),
+        version: "0.1.0".to_owned(),
+        tier: Some(2),
+        nodes: vec![v1::NodeStatus {
+            node: "node-1".to_owned(),
+            tier: 2,
+            kernel_release: "6.1.0-49-amd64".to_owned(),
+            agent_version: "0.1.0".to_owned(),
+            connected: false,
+            applied_revision: 12,
+            apply_error: "policy payments/payment-service: map full".to_owned(),
+            last_sequence: 341,
+        }],
+        containers: vec![
+            container_status("server", Some(policy_reference())),
+            // Whoever names a container so must not reach the terminal.
+            container_status("a\u{1b}[2J\nb", None),
+        ],
+        counters: [
+            ("lattice_verdicts_total{reason=\"unlisted\"}", 3),
+            ("lattice_verdicts_total{reason=\"role\"}", 0),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+    }
+}
+
+fn events() -> Vec<v1::Event> {
+    let event = |sequence, kind| v1::Event {
+        node: "node-1".to_owned(),
+        boot_id: "6d6c4f04-0b5a-4f6e-9d2b-8a4a4d6a1f00".to_owned(),
+        sequence,
+        time_unix_nanos: 1_763_710_873_123_456_789,
+        kind: Some(kind),
+    };
+    let violation = |path: &[u8], mode: &str, action: &str, drift: &str| {
+        v1::event::Kind::Violation(v1::Violation {
+            mode: mode.to_owned(),
+            verdict: "refuse".to_owned(),
+            effective_action: action.to_owned(),
+            path: path.to_vec(),
+            container: Some(container("server")),
+            policy: Some(policy_reference()),
+            reason: "unlisted".to_owned(),
+            drift: drift.to_owned(),
+            ..Default::default()
+        })
+    };
+    let gap = v1::Gap {
+        first_sequence: 3,
+        last_sequence: 9,
+        cause: "ring-buffer-full".to_owned(),
+    };
+    vec![
+        event(
+            1,
+            violation(b"/tmp/back\x1b[2Jdoor\xff", "monitor", "none", "not-in-image"),
+        ),
+        event(
+            2,
+            violation(b"/usr/bin/wget", "enforce", "deny+kill", "unlisted-in-image"),
+        ),
+        event(10, v1::event::Kind::Gap(gap)),
+    ]
+}
+
+#[track_caller]
+fn check(answers: Answers, arguments: &[&str], golden: &str, code: i32) -> Vec<String> {
+    let (shown, asked) = ask(answers, arguments);
+    assert_eq!(shown.code, code, "{}", shown.stderr);
+    assert!(
+        !shown.stdout.contains('\u{1b}') && !shown.stderr.contains('\u{1b}'),
+        "{shown:?}"
+    );
+    check_golden(golden, &shown.stdout);
+    asked
+}
+
+#[test]
+fn status_is_a_table_or_json() {
+    check(
+        Answers {
+            status: status(),
+            ..Default::default()
+        },
+        &["status"],
+        "status.txt",
+        0,
+    );
+    check(
+        Answers {
+            status: status(),
+            ..Default::default()
+        },
+        &["status", "-o", "json"],
+        "status.json",
+        0,
+    );
+    check(Answers::default(), &["status"], "status_empty.txt", 0);
+}
+
+#[test]
+fn tables_fit_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    let _server = RunningServer::on_socket(
+        &socket,
+        Answers {
+            status: status(),
+            ..Default::default()
+        },
+    );
+    let output = latticectl()
+        .arg("--agent")
+        .arg(&socket)
+        .arg("status")
+        .env("COLUMNS", "80")
+        .output()
+        .unwrap();
+    let shown = shown(output);
+    assert_eq!(shown.code, 0);
+    // The first line is a sentence; only tables are fitted.
+    assert!(
+        shown.stdout.lines().skip(1).all(|line| line.chars().count() <= 80),
+        "{}",
+        shown.stdout
+    );
+}
+
+#[test]
+fn events_are_sentences_or_json_lines() {
+    let answers = || Answers {
+        events: events(),
+        ..Default::default()
+    };
+    let asked = check(
+        answers(),
+        &["events", "-n", "payments", "--limit", "3"],
+        "events.txt",
+        0,
+    );
+    assert_eq!(
+        asked,
+        ["ListEventsRequest { follow: false, namespace: \"payments\", limit: 3 }"]
+    );
+    let asked = check(answers(), &["events", "-o", "json"], "events.jsonl", 0);
+    assert_eq!(
+        asked,
+        ["ListEventsRequest { follow: false, namespace: \"\", limit: 100 }"]
+    );
+}
+
+#[test]
+fn without_events_standard_output_is_empty() {
+    let (shown, _) = ask(Answers::default(), &["events"]);
+    let stderr = "No events: nothing was refused, and nothing would have been.\n".to_owned();
+    assert_eq!(
+        shown,
+        Shown {
+            stdout: String::new(),
+            stderr,
+            code: 0
+        }
+    );
+}
+
+#[test]
+fn followed_events_come_at_once() {
+    use std::io::{BufRead, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    let server = RunningServer::on_socket(
+        &socket,
+        Answers {
+            events: events(),
+            ..Default::default()
+        },
+    );
+    let mut child = latticectl()
+        .arg("--agent")
+        .arg(&socket)
+        .args(["events", "--follow", "-o", "json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // All three are there while the stream is still open.
+    for sequence in [1, 2, 10] {
+        let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(line["sequence"], sequence);
+    }
+    assert_eq!(
+        server.asked(),
+        ["ListEventsRequest { follow: true, namespace: \"\", limit: 100 }"]
+    );
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "it ended although the stream goes on"
+    );
+    drop(server);
+    let ended = shown(child.wait_with_output().unwrap());
+    assert_eq!(ended.code, 2, "a stream that ends is no success");
+    assert!(ended.stderr.contains("ended the stream"), "{ended:?}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let many: Vec<_> = (0..5_000).flat_map(|_| events()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    let _server = RunningServer::on_socket(
+        &socket,
+        Answers {
+            events: many,
+            ..Default::default()
+        },
+    );
+    let mut child = latticectl()
+        .arg("--agent")
+        .arg(&socket)
+        .arg("events")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stderr).unwrap()),
+        (Some(0), String::new())
+    );
+}
+
+fn set_mode(applied: u32, connected: u32) -> Answers {
+    let answer = v1::SetModeResponse {
+        revision: 8,
+        agents_applied: applied,
+        agents_connected: connected,
+    };
+    Answers {
+        set_mode: Ok(answer),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn mode_set_waits_unless_told_otherwise() {
+    let asked = check(
+        set_mode(2, 2),
+        &["mode", "set", "--namespace", "payments", "enforce"],
+        "mode_set.txt",
+        0,
+    );
+    assert_eq!(
+        asked,
+        ["SetModeRequest { namespace: \"payments\", mode: \"enforce\", wait: true }"]
+    );
+    let arguments = ["mode", "set", "-n", "payments", "deny", "--no-wait", "-o", "json"];
+    let asked = check(set_mode(0, 2), &arguments, "mode_set.json", 0);
+    assert_eq!(
+        asked,
+        ["SetModeRequest { namespace: \"payments\", mode: \"deny\", wait: false }"]
+    );
+    let asked = check(
+        set_mode(1, 1),
+        &["mode", "clear", "-n", "payments"],
+        "mode_clear.txt",
+        0,
+    );
+    assert_eq!(
+        asked,
+        ["SetModeRequest { namespace: \"payments\", mode: \"\", wait: true }"]
+    );
+    check(
+        set_mode(0, 0),
+        &["mode", "set", "-n", "payments", "monitor"],
+        "mode_set_nobody.txt",
+        0,
+    );
+}
+
+#[test]
+fn agents_that_have_not_applied_a_mode_are_a_difference() {
+    let (shown, _) = ask(set_mode(1, 3), &["mode", "set", "-n", "payments", "enforce"]);
+    assert_eq!(shown.code, 1);
+    assert_eq!(
+        shown.stderr,
+        "latticectl: only 1 of 3 connected agents have applied it so far. `latticectl status` shows what keeps the others.\n"
+    );
+}
+
+#[test]
+fn mode_get_names_the_source() {
+    let mode = |namespace: &str, policy: &str, mode: &str, source: &str| v1::EffectiveMode {
+        namespace: namespace.to_owned(),
+        policy: policy.to_owned(),
+        mode: mode.to_owned(),
+        source: source.to_owned(),
+    };
+    let answers = || Answers {
+        modes: vec![
+            mode("payments", "payment-service", "enforce", "namespace-override"),
+            mode("billing", "ledger", "monitor", "policy"),
+        ],
+        ..Default::default()
+    };
+    let asked = check(answers(), &["mode", "get"], "mode_get.txt", 0);
+    assert_eq!(asked, ["GetModeRequest { namespace: \"\" }"]);
+    let asked = check(
+        answers(),
+        &["mode", "get", "--namespace", "payments", "-o", "json"],
+        "mode_get.json",
+        0,
+    );
+    assert_eq!(asked, ["GetModeRequest { namespace: \"payments\" }"]);
+}
+
+#[test]
+fn policy_list_gives_documents_that_can_be_checked() {
+    let document = include_str!("../../../lattice-policy/tests/every_field.yaml");
+    let policy = read_documents("every_field.yaml", document.as_bytes())
+        .unwrap()
+        .remove(0);
+    let answers = || Answers {
+        policies: vec![(&policy).into()],
+        ..Default::default()
+    };
+    check(answers(), &["policy", "list"], "policy_list.txt", 0);
+    let (shown, _) = ask(answers(), &["policy", "list", "-o", "json"]);
+    let list: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(
+        (&list["apiVersion"], &list["kind"]),
+        (&"lattice.dev/v1alpha1".into(), &"PolicyList".into())
+    );
+    let item = list["items"][0].to_string();
+    assert_eq!(read_documents("item.json", item.as_bytes()), Ok(vec![policy]));
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_is_named() {
+    let broken = v1::ExecPolicy {
+        namespace: "a".to_owned(),
+        ..Default::default()
+    };
+    let (shown, _) = ask(
+        Answers {
+            policies: vec![broken],
+            ..Default::default()
+        },
+        &["policy", "list"],
+    );
+    assert_eq!(shown.code, 2);
+    assert!(
+        shown
+            .stderr
+            .contains("answered cannot be read: spec.target: the message has no such field"),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn service_list_says_where_the_chain_stopped() {
+    let condition = |name: &str, status: &str, reason: &str, message: &str| v1::Condition {
+        r#type: name.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    };
+    let service = |name: &str, conditions| v1::ServiceStatus {
+        namespace: "payments".to_owned(),
+        name: name.to_owned(),
+        conditions,
+    };
+    let services = vec![
+        service(
+            "unsigned-twin",
+            vec![
+                condition(
+                    "ImageVerified",
+                    "False",
+                    "NoSignature",
+                    "no signature by the key in signing-keys/cosign-public. Sign the image with it.",
+                ),
+                condition("Authorized", "Unknown", "NotReached", ""),
+            ],
+        ),
+        service(
+            "payment-service",
+            vec![
+                condition("ImageVerified", "True", "Signed", ""),
+                condition("Ready", "True", "Ready", ""),
+            ],
+        ),
+        service("new", Vec::new()),
+    ];
+    let answers = || Answers {
+        services: Ok(services.clone()),
+        ..Default::default()
+    };
+    check(answers(), &["service", "list"], "service_list.txt", 0);
+    let asked = check(
+        answers(),
+        &["service", "list", "-n", "payments", "-o", "json"],
+        "service_list.json",
+        0,
+    );
+    assert_eq!(asked, ["ListServicesRequest { namespace: \"payments\" }"]);
+}
+
+#[test]
+fn what_the_other_side_says_decides_the_exit_code() {
+    let answered = |status| Answers {
+        set_mode: Err(status),
+        ..Default::default()
+    };
+    let arguments = ["mode", "set", "-n", "payments", "enforce"];
+    let (shown, _) = ask(
+        answered(tonic::Status::permission_denied(
+            "role agent may not set modes\u{1b}[2J",
+        )),
+        &arguments,
+    );
+    assert_eq!((shown.code, shown.stdout.as_str()), (1, ""));
+    assert!(
+        shown
+            .stderr
+            .contains("refused: role agent may not set modes\\x1b[2J. Use a certificate"),
+        "{shown:?}"
+    );
+    let (shown, _) = ask(answered(tonic::Status::internal("database is locked")), &arguments);
+    assert_eq!(shown.code, 2);
+    let (shown, _) = ask(Answers::default(), &["service", "list"]);
+    assert_eq!(shown.code, 2);
+    assert!(
+        shown
+            .stderr
+            .ends_with("cannot do this: an agent reads no services: ask central.\n"),
+        "{shown:?}"
+    );
+}

@@ -1,2 +1,25 @@
-//! The node agent.
+//! The node agent: puts policies into the kernel, and brings what the kernel saw to central.
+//!
+//! ```text
+//!   containers (containerd, by hand) ─┐
+//!   policies (central, files) ────────┴─► enforcement ──► kernel maps ◄── BPF programs (pinned)
+//!                                                                            │ ring buffer
+//!   central ◄── uplink ◄── spool ◄── events (decoded, explained, gapless) ◄──┘
+//!   latticectl ◄── control
+//! ```
+//!
+//! The agent may die at any time: programs, maps and ring buffer are pinned, and what it knew is found there and on disk.
+
+pub mod backoff;
+pub mod checked_file;
+pub mod containers;
+pub mod control;
+pub mod enforcement;
+pub mod error_chain;
+pub mod events;
 pub mod kernel;
+pub mod policy_files;
+pub mod runtime_programs;
+pub mod spool;
+pub mod state;
+pub mod uplink;

@@ -1,3 +1,31 @@
-//! lattice-agent
+//! `lattice-agent`: see `--help`.
 
-fn main() {}
+mod cli;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("LATTICE_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { cli::USAGE } else { 0 });
+        }
+    };
+    match arguments.command {
+        cli::Command::Run(settings) => run::run(settings),
+        cli::Command::Probe => run::probe(),
+        cli::Command::Uninstall(settings) => run::uninstall(&settings),
+    }
+    .unwrap_or_else(|error| {
+        eprintln!("lattice-agent: {error:#}");
+        ExitCode::from(cli::CANNOT)
+    })
+}

@@ -34,6 +34,9 @@ pub mod maps {
     pub const CGROUPS: &str = "CGROUPS";
     /// `Array<Container>` by container index.
     pub const CONTAINERS: &str = "CONTAINERS";
+    /// `Array<u32>` by container index: the epoch whose first program has started. Apart from `CONTAINERS`, because the kernel side
+    /// writes it.
+    pub const STARTED: &str = "STARTED";
     /// `Array<Policy>` by policy index; 0 stays empty.
     pub const POLICIES: &str = "POLICIES";
     /// `Array<Namespace>` by namespace index; 0 stays empty.
@@ -130,8 +133,8 @@ pub struct Container {
     pub policy: u32,
     /// Index in `NAMESPACES`.
     pub namespace: u32,
-    /// 1 once the container's first process has started its program; set by the kernel side.
-    pub init_started: u32,
+    /// 0.
+    pub reserved: u32,
     /// `s_dev` of the container's root file system in the kernel's encoding; 0 where it is not known.
     pub root_device: u32,
     /// [`FailAction`] where `policy` is 0.

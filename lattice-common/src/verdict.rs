@@ -198,6 +198,51 @@ impl Decision {
     }
 }
 
+impl Facts {
+    /// The facts in one register, eight bits each in the order of the fields: as such they cross into a BPF function that the
+    /// verifier checks once, rather than with every combination that leads to it.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.membership.0 & 0xff) as u64
+            | ((self.identity.0 & 0xff) as u64) << 8
+            | ((self.allowed_origins & 0xff) as u64) << 16
+            | (self.other_role as u64) << 24
+            | ((self.origin.0 & 0xff) as u64) << 32
+            | (self.denylisted as u64) << 40
+            | ((self.mode.0 & 0xff) as u64) << 48
+            | ((self.fail.0 & 0xff) as u64) << 56
+    }
+
+    /// What [`Facts::pack`] packed.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        Self {
+            membership: Membership((packed & 0xff) as u32),
+            identity: Identity((packed >> 8 & 0xff) as u32),
+            allowed_origins: (packed >> 16 & 0xff) as u32,
+            other_role: packed >> 24 & 1 == 1,
+            origin: Origin((packed >> 32 & 0xff) as u32),
+            denylisted: packed >> 40 & 1 == 1,
+            mode: Mode((packed >> 48 & 0xff) as u32),
+            fail: FailAction((packed >> 56 & 0xff) as u32),
+        }
+    }
+}
+
+impl Decision {
+    /// The decision in one register.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.effect.0 as u64 | (self.reason.0 as u64) << 32
+    }
+
+    /// What [`Decision::pack`] packed.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        Self { effect: Effect(packed as u32), reason: Reason((packed >> 32) as u32) }
+    }
+}
+
 /// Judges one file of one exec.
 ///
 /// The order is the precedence: a denylisted digest is refused for members in every mode; failures have the meaning that was

@@ -5,11 +5,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf},
 };
 use lattice_common::{
-    abi::{CGROUP_LEVELS, CgroupEntry, Container, NO_CONTAINER, TaskState, cgroup_kind, effective_mode, fail_action},
+    abi::{CGROUP_LEVELS, CgroupEntry, NO_CONTAINER, TaskState, cgroup_kind, effective_mode, fail_action},
     verdict::{FailAction, Membership, Mode, Origin},
 };
 
-use crate::maps::{CGROUPS, CONTAINERS, NAMESPACES, NODE, POLICIES, TASKS};
+use crate::maps::{CGROUPS, CONTAINERS, NAMESPACES, NODE, POLICIES, STARTED, TASKS};
 
 /// The current task and what holds for it.
 #[derive(Clone, Copy)]
@@ -49,7 +49,10 @@ impl Caller {
         {
             return Some(Self::of_container(task, state.container, state.epoch, Origin(state.origin)));
         }
-        let found = cgroup_of_current()?;
+        let found = cgroup_of_current();
+        if found.kind == 0 {
+            return None;
+        }
         Some(match found.kind {
             cgroup_kind::CONTAINER => Self::of_container(task, found.index, found.epoch, Origin(0)),
             cgroup_kind::POD => {
@@ -95,7 +98,7 @@ impl Caller {
         }
         let entering = origin.0 == 0;
         let origin = match origin.0 {
-            0 if container.init_started == 0 => Origin::INIT,
+            0 if STARTED.get(index).is_some_and(|started| *started != epoch) => Origin::INIT,
             0 => Origin::EXEC_SESSION,
             _ => origin,
         };
@@ -147,10 +150,10 @@ impl Caller {
                 reserved: 0,
             };
             if self.origin == Origin::INIT
-                && let Some(container) = CONTAINERS.get_ptr_mut(self.container)
+                && let Some(started) = STARTED.get_ptr_mut(self.container)
             {
                 // SAFETY: the element lives as long as the map; the store is one aligned word.
-                unsafe { (&raw mut (*container.cast::<Container>()).init_started).write_volatile(1) };
+                unsafe { started.write_volatile(self.epoch) };
             }
         }
         true
@@ -165,9 +168,12 @@ fn namespace_mode(namespace: u32) -> u32 {
 
 /// What the agent knows of the current task's cgroups: the topmost container, else the deepest pod or managed root. From the top by
 /// absolute level, so that cgroups nested below a container evade nothing.
+///
+/// Kind 0 where nothing is known. Not an `Option`: LLVM leaves the payload of `None` undefined and may spill it, which the verifier
+/// refuses.
 #[inline(always)]
-fn cgroup_of_current() -> Option<CgroupEntry> {
-    let mut nearest: Option<CgroupEntry> = None;
+fn cgroup_of_current() -> CgroupEntry {
+    let mut nearest = CgroupEntry { kind: 0, index: 0, epoch: 0, pending: 0 };
     let mut level = 1;
     while level <= CGROUP_LEVELS {
         // SAFETY: takes any level; returns 0 below the task's cgroup.
@@ -177,7 +183,7 @@ fn cgroup_of_current() -> Option<CgroupEntry> {
         }
         // SAFETY: the value is copied at once; an element that is replaced meanwhile is one or the other.
         if let Some(entry) = unsafe { CGROUPS.get(&id) } {
-            nearest = Some(*entry);
+            nearest = *entry;
             if entry.kind == cgroup_kind::CONTAINER {
                 break;
             }

@@ -1,6 +1,6 @@
-//! Counters. Every allow passes through here with its reason.
+//! The verdict and its counters. Every allow passes through here with its reason.
 
-use lattice_common::verdict::{Decision, Reason};
+use lattice_common::verdict::{Decision, Facts, Reason, verdict};
 
 use crate::{atomic::fetch_increment, maps::COUNTERS};
 
@@ -13,10 +13,18 @@ pub(crate) fn count(slot: u32) {
     }
 }
 
-/// Counts a decision by its reason. The only way from a verdict to the hook's return.
+/// Decides, and counts the decision by its reason: the only way from facts to a hook's return.
 #[inline(always)]
-pub(crate) fn counted(decision: Decision) -> Decision {
-    let Decision { reason: Reason(slot), .. } = decision;
+pub(crate) fn decided(facts: Facts) -> Decision {
+    let decision = Decision::unpack(lattice_verdict(facts.pack()));
+    let Reason(slot) = decision.reason;
     count(slot);
     decision
+}
+
+/// A global BPF function: the verifier checks it once, with all facts unknown.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lattice_verdict(facts: u64) -> u64 {
+    verdict(Facts::unpack(facts)).pack()
 }

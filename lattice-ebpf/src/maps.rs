@@ -17,6 +17,8 @@ pub(crate) static CGROUPS: HashMap<u64, CgroupEntry> = HashMap::with_max_entries
 #[map]
 pub(crate) static CONTAINERS: Array<Container> = Array::with_max_entries(2048, 0);
 #[map]
+pub(crate) static STARTED: Array<u32> = Array::with_max_entries(2048, 0);
+#[map]
 pub(crate) static POLICIES: Array<Policy> = Array::with_max_entries(10_240, 0);
 #[map]
 pub(crate) static NAMESPACES: Array<Namespace> = Array::with_max_entries(2048, 0);
@@ -58,7 +60,7 @@ pub(crate) struct TaskStorage<T> {
 unsafe impl<T> Sync for TaskStorage<T> {}
 
 impl<T> TaskStorage<T> {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             r#type: core::ptr::null(),
             key: core::ptr::null(),

@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// What the record needs besides the caller.
-pub(crate) struct Report {
-    pub(crate) caller: Caller,
+pub(crate) struct Report<'a> {
+    pub(crate) caller: &'a Caller,
     pub(crate) decision: Decision,
     pub(crate) hook: u32,
     pub(crate) role: Role,
@@ -36,7 +36,7 @@ pub(crate) struct Report {
 /// Gives the event its sequence number and hands it to the agent. A full ring buffer leaves a gap in the sequence, which the agent
 /// reports; the verdict stands either way.
 #[inline(always)]
-pub(crate) fn report(report: &Report, file: File, resolve_path: bool) {
+pub(crate) fn report(report: &Report<'_>, file: File, resolve_path: bool) {
     let Some(sequence) = SEQUENCE.get_ptr_mut(0) else { return };
     // SAFETY: the element is aligned and lives as long as the map.
     let sequence = unsafe { fetch_increment(sequence) } + 1;

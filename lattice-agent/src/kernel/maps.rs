@@ -18,6 +18,8 @@ pub struct Maps {
     pub cgroups: HashMap<MapData, u64, CgroupEntry>,
     /// Container slots.
     pub containers: Array<MapData, Container>,
+    /// Epochs whose first program has started, by container slot.
+    pub started: Array<MapData, u32>,
     /// Policies by index.
     pub policies: Array<MapData, Policy>,
     /// Namespaces by index.
@@ -45,6 +47,7 @@ impl Maps {
         (names::NODE, 4, size_of::<NodeConfig>() as u32),
         (names::CGROUPS, 8, size_of::<CgroupEntry>() as u32),
         (names::CONTAINERS, 4, size_of::<Container>() as u32),
+        (names::STARTED, 4, 4),
         (names::POLICIES, 4, size_of::<Policy>() as u32),
         (names::NAMESPACES, 4, size_of::<Namespace>() as u32),
         (names::ENTRIES, size_of::<EntryKey>() as u32, size_of::<EntryRule>() as u32),
@@ -64,6 +67,7 @@ impl Maps {
             node: typed(pins, names::NODE)?,
             cgroups: typed(pins, names::CGROUPS)?,
             containers: typed(pins, names::CONTAINERS)?,
+            started: typed(pins, names::STARTED)?,
             policies: typed(pins, names::POLICIES)?,
             namespaces: typed(pins, names::NAMESPACES)?,
             entries: typed(pins, names::ENTRIES)?,

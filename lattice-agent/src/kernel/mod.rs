@@ -5,3 +5,4 @@ pub mod maps;
 pub mod object;
 pub mod offsets;
 pub mod pins;
+pub mod ring;

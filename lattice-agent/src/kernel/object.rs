@@ -6,7 +6,7 @@
 use std::{fmt, fs, io, path::Path};
 
 use aya::{
-    Btf as AyaBtf, BtfError as AyaBtfError, Ebpf, EbpfError, EbpfLoader,
+    Btf as AyaBtf, BtfError as AyaBtfError, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{MapData, MapError, MapInfo},
     programs::{BtfTracePoint, Lsm, ProgramError, links::{FdLink, LinkError}},
 };
@@ -152,6 +152,7 @@ fn pinned_maps(tier: Tier) -> impl Iterator<Item = &'static str> {
         map_names::NODE,
         map_names::CGROUPS,
         map_names::CONTAINERS,
+        map_names::STARTED,
         map_names::POLICIES,
         map_names::NAMESPACES,
         map_names::ENTRIES,
@@ -224,7 +225,7 @@ pub fn try_tier_one() -> Result<(), ObjectError> {
     let globals = globals(&Btf::from_file(Path::new(KERNEL_BTF))?)?;
     let mut loader = EbpfLoader::new();
     let btf = kernel_btf()?;
-    loader.btf(Some(&btf)).allow_unsupported_maps();
+    loader.btf(Some(&btf)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::STATS);
     for (name, value) in &globals {
         loader.override_global(name, value, false);
     }
@@ -258,7 +259,7 @@ fn load(tier: Tier, pins: &PinDirectory, sizes: &MapSizes, globals: &Globals) ->
     let btf = kernel_btf()?;
     let mut loader = EbpfLoader::new();
     // Task storage is a map type that aya passes through without an API of its own.
-    loader.btf(Some(&btf)).allow_unsupported_maps();
+    loader.btf(Some(&btf)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::STATS);
     for (name, value) in globals {
         loader.override_global(name, value, false);
     }

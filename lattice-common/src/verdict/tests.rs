@@ -120,6 +120,14 @@ fn every_reason_occurs_and_tells_runs_from_refusals() {
 }
 
 #[test]
+fn nothing_is_lost_in_a_register() {
+    every_combination(|facts, decision| {
+        assert_eq!(verdict(Facts::unpack(facts.pack())), decision, "{facts:?}");
+        assert_eq!(Decision::unpack(decision.pack()), decision);
+    });
+}
+
+#[test]
 fn a_listed_file_in_another_role_says_so() {
     let facts = Facts {
         membership: Membership::MEMBER,

@@ -1,7 +1,7 @@
 //! Which file this is: its digest, kept on the inode while the file cannot change, else computed now.
 
 use aya_ebpf::{
-    bindings::inode,
+    bindings::{inode, task_struct},
     btf_maps::InodeStorage,
     helpers::generated::{bpf_d_path, bpf_ima_file_hash},
     macros::btf_map,
@@ -11,7 +11,7 @@ use lattice_common::abi::{CachedDigest, DigestWords, EntryKey, EntryRule, PATH_K
 use crate::{
     count::count,
     kernel::{File, Inode, Layer},
-    maps::{ENTRIES, PATHS, SIZES},
+    maps::{ENTRIES, PATHS, SIZES, TaskStorage},
 };
 
 #[btf_map]
@@ -85,31 +85,54 @@ pub(crate) fn rule_of_digest(set: u32, digest: &DigestWords) -> Option<EntryRule
     unsafe { ENTRIES.get(EntryKey { digest: *digest, set, reserved: 0 }) }.copied()
 }
 
-/// The rule for the file's resolved path in a set. A function of its own: the key needs half of the stack.
-#[inline(never)]
-pub(crate) fn rule_of_path(set: u32, file: File) -> PathRule {
-    let mut key = PathKey { set, path: [0; PATH_KEY_BYTES] };
-    // SAFETY: the file is trusted; the buffer has the bytes that are announced.
-    let length = unsafe { bpf_d_path(file.path().cast_mut().cast(), (&raw mut key.path).cast(), PATH_KEY_BYTES as u32) };
+/// A [`PathKey`] in words: the verifier follows 32 of them sooner than 256 bytes.
+type KeyWords = [u64; size_of::<PathKey>() / 8];
+
+/// Where a task's path is resolved: too large for the stack, and a sleepable program shares its CPU with others.
+#[btf_map]
+static PATH_SCRATCH: TaskStorage<KeyWords> = TaskStorage::new();
+
+/// The rule for the file's resolved path in a set.
+#[inline(always)]
+pub(crate) fn rule_of_path(task: *mut task_struct, set: u32, file: File) -> PathRule {
+    let Some(key) = PATH_SCRATCH.get_or_create(task) else { return PathRule::UNRESOLVED };
+    let bytes = key.as_mut_ptr().cast::<u8>();
+    // SAFETY: the file is trusted; PATH_KEY_BYTES follow the set number in the key.
+    let length = unsafe {
+        bytes.cast::<u32>().write_volatile(set);
+        bpf_d_path(file.path().cast_mut().cast(), bytes.add(size_of::<u32>()).cast(), PATH_KEY_BYTES as u32)
+    };
     if length <= 0 {
         // Longer than any path entry can be, or without a name.
         return if length == -i64::from(ENAMETOOLONG) { PathRule::NONE } else { PathRule::UNRESOLVED };
     }
-    // d_path builds the text at the buffer's end and moves it to its start: what it left behind must not take part in the key.
-    let mut index = 0;
-    while index < PATH_KEY_BYTES {
-        if index as i64 >= length {
-            // SAFETY: index is below the array's length. Volatile keeps this a loop with constant offsets, which the verifier can
-            // follow.
-            unsafe { core::ptr::write_volatile((&raw mut key.path).cast::<u8>().add(index), 0) };
+    // What was in the buffer before, and what d_path left behind when it moved the text to its start, must not take part in the key.
+    // Arithmetic rather than comparisons: at branches the verifier would follow each length by itself.
+    let used = length - 1 + size_of::<u32>() as i64;
+    let mut word = 0;
+    while word < size_of::<KeyWords>() / 8 {
+        let keep_bytes = at_least_zero(used - (word * 8) as i64);
+        let drop_bytes = at_least_zero(8 - keep_bytes);
+        // Two shifts: one by 64 would be no shift.
+        let mask = (u64::MAX >> (4 * drop_bytes)) >> (4 * drop_bytes);
+        // SAFETY: word is below the array's length. Volatile keeps this a loop with constant offsets.
+        unsafe {
+            let word = key.as_mut_ptr().add(word);
+            word.write_volatile(word.read_volatile() & mask);
         }
-        index += 1;
+        word += 1;
     }
-    // SAFETY: the value is copied at once.
-    match unsafe { PATHS.get(&key) } {
+    // SAFETY: the words are a PathKey's bytes, all initialised; the value is copied at once.
+    match unsafe { PATHS.get(&*key.as_ptr().cast::<PathKey>()) } {
         Some(rule) => PathRule(u64::from(rule.origins) << 32 | u64::from(rule.entry)),
         None => PathRule::NONE,
     }
+}
+
+/// `max(value, 0)` without a branch.
+#[inline(always)]
+const fn at_least_zero(value: i64) -> i64 {
+    value & !(value >> 63)
 }
 
 /// `-ENAMETOOLONG` comes from `bpf_d_path` where the path does not fit.
@@ -121,7 +144,7 @@ const ENAMETOOLONG: i32 = 36;
 pub(crate) struct PathRule(u64);
 
 impl PathRule {
-    const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
     const UNRESOLVED: Self = Self(u64::MAX);
 
     #[inline(always)]

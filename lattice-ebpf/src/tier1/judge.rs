@@ -3,13 +3,13 @@
 use aya_ebpf::helpers::generated::bpf_send_signal;
 use lattice_common::{
     abi::{DigestWords, RUNTIME_SET, counter, policy_flag, record_flag},
-    verdict::{Decision, Effect, Facts, Identity, Membership, Role, verdict},
+    verdict::{Decision, Effect, Facts, Identity, Membership, Role},
 };
 
-use crate::identity::{computed, kept, rule_of_digest, rule_of_path, size_is_listed};
+use crate::identity::{PathRule, computed, kept, rule_of_digest, rule_of_path, size_is_listed};
 use crate::{
     caller::Caller,
-    count::{count, counted},
+    count::{count, decided},
     kernel::{File, Layer, Pointer, root_device},
     maps::{DENYLIST, NODE},
     report::{Report, report},
@@ -50,6 +50,16 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     let layer = inode.layer();
     let size_bytes = inode.size_bytes();
     let denylist_entries = NODE.get(0).map_or(0, |node| node.denylist_entries);
+
+    // First of all, where the verifier has the fewest states to follow it in. Paths only say something while the caller's root is the
+    // container's: chroot forges them.
+    let by_path = if caller.flags & policy_flag::PATHS != 0
+        && (caller.root_device == 0 || root_device(caller.task.cast_const().cast()) == caller.root_device)
+    {
+        rule_of_path(caller.task, caller.set, file)
+    } else {
+        PathRule::NONE
+    };
 
     let mut membership = caller.membership;
     let mut identity = Identity::UNLISTED;
@@ -104,19 +114,14 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
             flags |= record_flag::ENTRY;
         }
     }
-    // Paths only say something while the caller's root is the container's: chroot forges them.
-    if caller.flags & policy_flag::PATHS != 0
-        && origins & caller.origin.0 == 0
-        && (caller.root_device == 0 || root_device(caller.task.cast_const().cast()) == caller.root_device)
-    {
-        let found = rule_of_path(caller.set, file);
-        if let Some(rule) = found.rule() {
+    if origins & caller.origin.0 == 0 {
+        if let Some(rule) = by_path.rule() {
             identity = Identity::LISTED_PATH;
             origins = rule.origins_for(question.role);
             other_role = rule.origins != 0;
             entry = rule.entry;
             flags |= record_flag::ENTRY;
-        } else if found.is_unresolved() && identity == Identity::UNLISTED {
+        } else if by_path.is_unresolved() && identity == Identity::UNLISTED {
             identity = Identity::UNRESOLVED;
         }
     }
@@ -131,14 +136,13 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
         mode: caller.mode,
         fail: caller.fail,
     };
-    let mut decision = verdict(facts);
-    // The program would run without the mark that its children and its interpreter are judged by.
-    if question.marks && decision.runs() && membership != Membership::RUNTIME_HELPER && !caller.mark() {
+    // Marked before the verdict counts: a program that runs without the mark would have children and an interpreter that nobody
+    // judges by it. The runtime's helpers are not the container.
+    if question.marks && membership != Membership::RUNTIME_HELPER && !caller.mark() {
         count(counter::MARK_FAILED);
         facts.identity = Identity::UNRESOLVED;
-        decision = verdict(facts);
     }
-    let decision = counted(decision);
+    let decision = decided(facts);
     act(caller, decision, file, question, Evidence { flags, entry, digest })
 }
 
@@ -166,7 +170,7 @@ fn act(caller: &Caller, decision: Decision, file: File, question: Question, evid
     }
     report(
         &Report {
-            caller: *caller,
+            caller,
             decision,
             hook: question.hook,
             role: question.role,

@@ -1,0 +1,101 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lattice_policy::FailAction;
+
+/// Exit code where the answer could not be found out.
+pub(crate) const CANNOT: u8 = 2;
+/// Exit code of a command line that is not understood.
+pub(crate) const USAGE: u8 = 64;
+
+/// The node agent of Lattice: lets a program start in a container only if its policy lists its content.
+#[derive(Parser)]
+#[command(version, after_help = "Examples:
+  lattice-agent probe
+  lattice-agent run --policies /etc/lattice/policies --cgroup /sys/fs/cgroup/payments=payments/api/server
+  lattice-agent run --containerd /run/containerd/containerd.sock --central https://central:7443 \\
+      --client-cert node.pem --client-key node.key --ca ca.pem
+  lattice-agent uninstall
+
+Exit codes: 0 done, 1 refused, 2 could not find out, 64 usage.
+The log goes to standard error; LATTICE_LOG=debug says more.")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Enforce policies until told to stop. What is enforced stays in force when the agent ends, however it ends.
+    Run(Box<Settings>),
+    /// Say which tier this kernel allows, by trying
+    Probe,
+    /// Remove every pinned program and map: from then on nothing is enforced
+    Uninstall(Pins),
+}
+
+#[derive(Args)]
+pub(crate) struct Pins {
+    /// Where a BPF file system is mounted, or is to be
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub(crate) bpf_file_system: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct Settings {
+    #[command(flatten)]
+    pub(crate) pins: Pins,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// Folder with ExecPolicy files (YAML, JSON); changes are taken up live
+    #[arg(long, value_name = "DIR")]
+    pub(crate) policies: Option<PathBuf>,
+    /// A container by its cgroup; may be repeated
+    #[arg(long, value_name = "PATH=NAMESPACE/WORKLOAD/CONTAINER")]
+    pub(crate) cgroup: Vec<String>,
+    /// containerd's socket
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) containerd: Option<PathBuf>,
+    /// Cgroup below which everything is a container's: what no map knows there gets the `--unknown` verdict
+    #[arg(long, value_name = "PATH")]
+    pub(crate) managed_root: Option<PathBuf>,
+    /// What a cgroup below the managed root means that nobody has named
+    #[arg(long, value_enum, default_value_t = Fail::Closed)]
+    pub(crate) unknown: Fail,
+    /// A program of the container runtime, by its content; may be repeated [default: runc, crun, … along PATH]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) runtime_program: Vec<PathBuf>,
+    /// Tier to use [default: the highest that the kernel allows]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=2))]
+    pub(crate) tier: Option<u32>,
+    /// Entries over all sets
+    #[arg(long, value_name = "COUNT", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
+    pub(crate) max_entries: u32,
+    /// Where state is kept between starts
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/lattice")]
+    pub(crate) state: PathBuf,
+}
+
+/// What a failure means.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Fail {
+    /// Allowed, counted, with an event
+    Open,
+    /// Refused
+    Closed,
+    /// Refused and killed
+    Kill,
+}
+
+impl From<Fail> for FailAction {
+    fn from(fail: Fail) -> Self {
+        match fail {
+            Fail::Open => Self::Open,
+            Fail::Closed => Self::Closed,
+            Fail::Kill => Self::Kill,
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! Which policy holds for which container, and how that gets into the kernel's maps without a moment that is weaker than both the
+//! state before and the state after.
+//!
+//! ```text
+//!   policies ──► compile ──► sets (shared by content) ──► POLICIES[index]  ◄── one write is the flip
+//!   overrides ─────────────────────────────────────────► NAMESPACES[index] ◄── one write is the mode
+//!   containers ──► slot + epoch ──► CONTAINERS[slot] ──► CGROUPS[cgroup id]
+//! ```
+//!
+//! After a restart the pinned maps are the truth until the same policies and containers have been told again: slots, epochs and sets
+//! that are in use are found there and kept.
+
+pub mod compile;
+pub mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lattice_common::{
+    abi::{self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, cgroup_kind},
+    verdict,
+};
+use lattice_policy::{ExecPolicy, FailAction, Mode};
+
+use self::{
+    compile::{CompileError, Compiled, EntrySet, compile, fail_action, mode},
+    tables::{TableError, Tables},
+};
+use crate::containers::ContainerInfo;
+
+/// Why a change was not made, or not wholly.
+#[derive(Debug, thiserror::Error)]
+pub enum EnforcementError {
+    /// A policy cannot be given to the kernel; the generation before stays in force.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The kernel refused a change.
+    #[error("policy {policy} is not loaded; what was in force before stays")]
+    Policy {
+        /// namespace/name.
+        policy: String,
+        /// Why.
+        #[source]
+        source: TableError,
+    },
+    /// The kernel refused a change that belongs to no policy.
+    #[error("the kernel's maps could not be brought up to date")]
+    Tables(#[from] TableError),
+    /// No slot is free.
+    #[error("no room for another {what}: all {slots} are in use; raise --max-{what}s")]
+    NoSlot {
+        /// container, policy or namespace.
+        what: &'static str,
+        /// How many there are.
+        slots: u32,
+    },
+}
+
+/// Several policies can fail at once; the others are loaded.
+#[derive(Debug, Default)]
+pub struct ApplyReport {
+    /// What was not loaded, and why.
+    pub errors: Vec<EnforcementError>,
+}
+
+impl ApplyReport {
+    /// The errors in one text, each with its causes; empty where all is well.
+    pub fn text(&self) -> String {
+        self.errors.iter().map(|error| error_chain(error)).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// An error and its causes in one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone)]
+struct PolicyName {
+    namespace: String,
+    name: String,
+}
+
+struct LoadedPolicy {
+    index: u32,
+    source: ExecPolicy,
+    compiled: Compiled,
+    set: u32,
+}
+
+struct LoadedContainer {
+    index: u32,
+    epoch: u32,
+    info: ContainerInfo,
+    policy: Option<PolicyName>,
+}
+
+struct LoadedSet {
+    set: EntrySet,
+    users: u32,
+}
+
+/// A container's standing, for people.
+#[derive(Debug, Clone)]
+pub struct ContainerStanding {
+    /// The container.
+    pub info: ContainerInfo,
+    /// Its policy.
+    pub policy: Option<ExecPolicy>,
+    /// The mode that holds.
+    pub mode: Option<Mode>,
+    /// Whether the mode comes from the namespace's override.
+    pub is_override: bool,
+}
+
+/// The state of enforcement on this node.
+pub struct Enforcement<T> {
+    tables: T,
+    policies: BTreeMap<PolicyName, LoadedPolicy>,
+    containers: BTreeMap<u64, LoadedContainer>,
+    sets: BTreeMap<u32, LoadedSet>,
+    set_numbers: BTreeMap<[u8; 32], u32>,
+    namespaces: BTreeMap<String, u32>,
+    used_namespaces: BTreeSet<u32>,
+    overrides: BTreeMap<String, Mode>,
+    used_policies: BTreeSet<u32>,
+    used_containers: BTreeSet<u32>,
+    next_epoch: u32,
+    next_set: u32,
+    /// Found in the pinned maps and not yet claimed; gone when [`Enforcement::settle`] is called.
+    inherited: Inherited,
+}
+
+#[derive(Default)]
+struct Inherited {
+    cgroups: BTreeMap<u64, CgroupEntry>,
+    policies: BTreeSet<u32>,
+    sets: BTreeSet<u32>,
+    settled: bool,
+}
+
+impl<T: Tables> Enforcement<T> {
+    /// Takes over what the maps hold.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn adopt(tables: T) -> Result<Self, EnforcementError> {
+        let containers = tables.containers()?;
+        let sets = tables.sets()?;
+        let policies = tables.policies()?;
+        let cgroups = tables.cgroups()?;
+        // What inherited containers refer to stays as it is until they have been told again.
+        let mut used_namespaces: BTreeSet<u32> = containers.values().map(|container| container.namespace).collect();
+        used_namespaces.extend(cgroups.values().filter(|entry| entry.kind == cgroup_kind::POD).map(|entry| entry.index));
+        used_namespaces.insert(0);
+        let mut enforcement = Self {
+            next_epoch: containers.values().map(|container| container.epoch).max().unwrap_or(0) + 1,
+            next_set: sets.keys().copied().max().unwrap_or(0).max(FIRST_POLICY_SET - 1) + 1,
+            used_containers: containers.keys().copied().collect(),
+            used_policies: policies.keys().copied().collect(),
+            tables,
+            policies: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            set_numbers: sets.iter().map(|(number, set)| (set.identity(), *number)).collect(),
+            inherited: Inherited {
+                cgroups,
+                policies: policies.keys().copied().collect(),
+                sets: sets.keys().copied().filter(|&number| number >= FIRST_POLICY_SET).collect(),
+                settled: false,
+            },
+            sets: sets.into_iter().map(|(number, set)| (number, LoadedSet { set, users: 0 })).collect(),
+            namespaces: BTreeMap::new(),
+            used_namespaces,
+            overrides: BTreeMap::new(),
+        };
+        enforcement.used_policies.insert(0);
+        Ok(enforcement)
+    }
+
+    /// The maps, for what is only read.
+    pub fn tables(&self) -> &T {
+        &self.tables
+    }
+
+    /// Says what a cgroup below `cgroup_id` means that no map knows.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_managed_root(&mut self, cgroup_id: u64, unknown: FailAction) -> Result<(), EnforcementError> {
+        self.tables.update_node(&mut |node| node.unknown = fail_action(unknown).0)?;
+        let entry = CgroupEntry { kind: cgroup_kind::MANAGED_ROOT, ..CgroupEntry::default() };
+        self.tables.put_cgroup(cgroup_id, entry)?;
+        self.inherited.cgroups.remove(&cgroup_id);
+        Ok(())
+    }
+
+    /// Says that new cgroups below `cgroup_id` belong to a pod of `namespace`: until their container is known, `pending` holds.
+    ///
+    /// # Errors
+    /// When the kernel refuses or there is no room.
+    pub fn set_pod(&mut self, cgroup_id: u64, namespace: &str, pending: FailAction) -> Result<(), EnforcementError> {
+        let index = self.namespace_index(namespace)?;
+        let entry = CgroupEntry { kind: cgroup_kind::POD, index, epoch: 0, pending: fail_action(pending).0 };
+        self.tables.put_cgroup(cgroup_id, entry)?;
+        self.inherited.cgroups.remove(&cgroup_id);
+        Ok(())
+    }
+
+    /// Whether the kernel side announces new cgroups.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn announce_cgroups(&mut self, announce: bool) -> Result<(), EnforcementError> {
+        Ok(self.tables.update_node(&mut |node| node.announce_cgroups = u32::from(announce))?)
+    }
+
+    /// The container runtime's own programs, by digest and size.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_runtime_programs(&mut self, set: &EntrySet) -> Result<(), EnforcementError> {
+        if let Some(old) = self.sets.remove(&RUNTIME_SET) {
+            let stale = EntrySet {
+                digests: old.set.digests.into_iter().filter(|(digest, _)| !set.digests.contains_key(digest)).collect(),
+                sizes_bytes: old.set.sizes_bytes.difference(&set.sizes_bytes).copied().collect(),
+                paths: BTreeMap::new(),
+            };
+            self.tables.remove_set(RUNTIME_SET, &stale)?;
+        }
+        self.tables.put_set(RUNTIME_SET, set)?;
+        self.sets.insert(RUNTIME_SET, LoadedSet { set: set.clone(), users: 1 });
+        Ok(())
+    }
+
+    /// Replaces all policies and overrides. A policy that cannot be loaded leaves its generation before in force, and is reported.
+    pub fn apply(&mut self, policies: Vec<ExecPolicy>, overrides: BTreeMap<String, Mode>) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        let mut told = BTreeSet::new();
+        for policy in policies {
+            let name = PolicyName { namespace: policy.namespace.clone(), name: policy.name.clone() };
+            if let Err(error) = self.load(&name, policy) {
+                report.errors.push(error);
+            }
+            told.insert(name);
+        }
+        let gone: Vec<PolicyName> = self.policies.keys().filter(|name| !told.contains(name)).cloned().collect();
+        if let Err(error) = self.set_overrides(overrides) {
+            report.errors.push(error);
+        }
+        // Containers leave a policy before its slot is given away.
+        let removed: Vec<LoadedPolicy> = gone.iter().filter_map(|name| self.policies.remove(name)).collect();
+        if let Err(error) = self.match_containers() {
+            report.errors.push(error);
+        }
+        for policy in removed {
+            if let Err(error) = self.unload(&policy) {
+                report.errors.push(error);
+            }
+        }
+        report
+    }
+
+    fn load(&mut self, name: &PolicyName, policy: ExecPolicy) -> Result<(), EnforcementError> {
+        if self.policies.get(name).is_some_and(|loaded| loaded.source == policy) {
+            return Ok(());
+        }
+        let compiled = compile(&policy)?;
+        let text = || format!("{}/{}", name.namespace, name.name);
+        let set = self.take_set(&compiled.set).map_err(|source| EnforcementError::Policy { policy: text(), source })?;
+        let index = match self.policies.get(name) {
+            Some(loaded) => loaded.index,
+            None => self.free_policy()?,
+        };
+        self.tables
+            .put_policy(index, abi::Policy { set, ..compiled.policy })
+            .map_err(|source| EnforcementError::Policy { policy: text(), source })?;
+        let before = self.policies.insert(name.clone(), LoadedPolicy { index, source: policy, compiled, set });
+        if let Some(before) = before {
+            self.release_set(before.set)?;
+        }
+        Ok(())
+    }
+
+    fn unload(&mut self, policy: &LoadedPolicy) -> Result<(), EnforcementError> {
+        self.tables.put_policy(policy.index, abi::Policy::default())?;
+        self.used_policies.remove(&policy.index);
+        self.release_set(policy.set)
+    }
+
+    /// The number of an equal set that is loaded, else of a new one.
+    fn take_set(&mut self, set: &EntrySet) -> Result<u32, TableError> {
+        let identity = set.identity();
+        if let Some(&number) = self.set_numbers.get(&identity)
+            && number >= FIRST_POLICY_SET
+            && let Some(loaded) = self.sets.get_mut(&number)
+        {
+            loaded.users += 1;
+            return Ok(number);
+        }
+        let number = self.next_set;
+        self.tables.put_set(number, set)?;
+        self.next_set += 1;
+        self.set_numbers.insert(identity, number);
+        self.sets.insert(number, LoadedSet { set: set.clone(), users: 1 });
+        Ok(number)
+    }
+
+    fn release_set(&mut self, number: u32) -> Result<(), EnforcementError> {
+        let Some(loaded) = self.sets.get_mut(&number) else { return Ok(()) };
+        loaded.users = loaded.users.saturating_sub(1);
+        if loaded.users > 0 || (self.inherited.sets.contains(&number) && !self.inherited.settled) {
+            return Ok(());
+        }
+        self.drop_set(number)
+    }
+
+    fn drop_set(&mut self, number: u32) -> Result<(), EnforcementError> {
+        if let Some(loaded) = self.sets.remove(&number) {
+            self.set_numbers.remove(&loaded.set.identity());
+            self.tables.remove_set(number, &loaded.set)?;
+        }
+        Ok(())
+    }
+
+    fn free_policy(&mut self) -> Result<u32, EnforcementError> {
+        let slots = self.tables.policy_slots();
+        let index = (1..slots)
+            .find(|index| !self.used_policies.contains(index))
+            .ok_or(EnforcementError::NoSlot { what: "policy", slots })?;
+        self.used_policies.insert(index);
+        Ok(index)
+    }
+
+    /// Namespaces keep their index while the agent runs, and are found by name: an override is one write, whatever the number of
+    /// containers.
+    fn namespace_index(&mut self, namespace: &str) -> Result<u32, EnforcementError> {
+        if let Some(&index) = self.namespaces.get(namespace) {
+            return Ok(index);
+        }
+        let slots = self.tables.namespace_slots();
+        let index = (1..slots)
+            .find(|index| !self.used_namespaces.contains(index))
+            .ok_or(EnforcementError::NoSlot { what: "namespace", slots })?;
+        let mode = self.overrides.get(namespace).map_or(0, |&held| mode(held).0);
+        self.tables.put_namespace(index, Namespace { mode, reserved: 0 })?;
+        self.used_namespaces.insert(index);
+        self.namespaces.insert(namespace.to_owned(), index);
+        Ok(index)
+    }
+
+    fn set_overrides(&mut self, overrides: BTreeMap<String, Mode>) -> Result<(), EnforcementError> {
+        let before = std::mem::replace(&mut self.overrides, overrides);
+        let changed: BTreeSet<String> = before.keys().chain(self.overrides.keys()).cloned().collect();
+        for namespace in changed {
+            let held = self.overrides.get(&namespace).copied();
+            if before.get(&namespace).copied() != held {
+                let index = self.namespace_index(&namespace)?;
+                self.tables.put_namespace(index, Namespace { mode: held.map_or(0, |held| mode(held).0), reserved: 0 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a container known, or updates what is known of it.
+    ///
+    /// # Errors
+    /// When there is no slot or the kernel refuses: the container then stays unknown, which the managed root's verdict is for.
+    pub fn container_started(&mut self, info: ContainerInfo) -> Result<(), EnforcementError> {
+        let namespace = self.namespace_index(&info.namespace)?;
+        let policy = self.policy_for(&info);
+        let (policy_index, missing) = self.policy_slot(policy.as_ref(), &info.namespace);
+        let cgroup_id = info.cgroup_id;
+        let (index, epoch, is_new) = match self.containers.get(&cgroup_id) {
+            Some(known) => (known.index, known.epoch, false),
+            None => match self.inherited.cgroups.remove(&cgroup_id) {
+                Some(entry) if entry.kind == cgroup_kind::CONTAINER => (entry.index, entry.epoch, false),
+                _ => (self.free_container()?, self.next_epoch, true),
+            },
+        };
+        let before = self.tables.container(index)?;
+        let is_new = is_new || before.epoch != epoch;
+        let container = Container {
+            epoch,
+            policy: policy_index,
+            namespace,
+            reserved: 0,
+            root_device: if info.root_device == 0 && !is_new { before.root_device } else { info.root_device },
+            missing: missing.0,
+            cgroup_id,
+        };
+        self.tables.put_container(index, container)?;
+        if is_new {
+            // Of a container that already runs, the next program to start is not its first.
+            if info.is_running {
+                self.tables.put_started(index, epoch)?;
+            }
+            let entry = CgroupEntry { kind: cgroup_kind::CONTAINER, index, epoch, pending: 0 };
+            if let Err(error) = self.tables.put_cgroup(cgroup_id, entry) {
+                self.used_containers.remove(&index);
+                return Err(error.into());
+            }
+            self.next_epoch += 1;
+        }
+        self.containers.insert(cgroup_id, LoadedContainer { index, epoch, info, policy });
+        Ok(())
+    }
+
+    /// Forgets a container. Tasks that are left of it are nobody's: the node's `unknown` verdict holds for them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn container_stopped(&mut self, cgroup_id: u64) -> Result<(), EnforcementError> {
+        if let Some(container) = self.containers.remove(&cgroup_id) {
+            self.remove_container(cgroup_id, container.index)?;
+        }
+        Ok(())
+    }
+
+    fn remove_container(&mut self, cgroup_id: u64, index: u32) -> Result<(), EnforcementError> {
+        self.tables.remove_cgroup(cgroup_id)?;
+        self.tables.put_container(index, Container::default())?;
+        self.used_containers.remove(&index);
+        Ok(())
+    }
+
+    fn free_container(&mut self) -> Result<u32, EnforcementError> {
+        let slots = self.tables.container_slots();
+        let index = (0..slots)
+            .find(|index| !self.used_containers.contains(index))
+            .ok_or(EnforcementError::NoSlot { what: "container", slots })?;
+        self.used_containers.insert(index);
+        Ok(index)
+    }
+
+    /// The most specific policy that matches; of several, the first by name.
+    fn policy_for(&self, info: &ContainerInfo) -> Option<PolicyName> {
+        self.policies
+            .iter()
+            .filter(|(name, loaded)| name.namespace == info.namespace && matches_target(&loaded.source, info))
+            .max_by_key(|(name, loaded)| (specificity(&loaded.source), std::cmp::Reverse((*name).clone())))
+            .map(|(name, _)| name.clone())
+    }
+
+    fn policy_slot(&self, policy: Option<&PolicyName>, namespace: &str) -> (u32, verdict::FailAction) {
+        let index = policy.and_then(|name| self.policies.get(name)).map_or(0, |loaded| loaded.index);
+        // The strictest word of the namespace's policies: a container that none matches must not be the way around them.
+        let missing = self
+            .policies
+            .iter()
+            .filter(|(name, _)| name.namespace == namespace)
+            .map(|(_, loaded)| loaded.compiled.missing)
+            .max_by_key(|&missing| match missing {
+                verdict::FailAction::OPEN => 0,
+                verdict::FailAction::CLOSED => 1,
+                _ => 2,
+            })
+            .unwrap_or(verdict::FailAction::OPEN);
+        (index, missing)
+    }
+
+    fn match_containers(&mut self) -> Result<(), EnforcementError> {
+        let known: Vec<u64> = self.containers.keys().copied().collect();
+        for cgroup_id in known {
+            let Some(loaded) = self.containers.get(&cgroup_id) else { continue };
+            let policy = self.policy_for(&loaded.info);
+            let (policy_index, missing) = self.policy_slot(policy.as_ref(), &loaded.info.namespace);
+            let index = loaded.index;
+            let container = self.tables.container(index)?;
+            if container.policy != policy_index || container.missing != missing.0 {
+                self.tables.put_container(index, Container { policy: policy_index, missing: missing.0, ..container })?;
+            }
+            if let Some(loaded) = self.containers.get_mut(&cgroup_id) {
+                loaded.policy = policy;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a restart: all policies and containers have been told again; what nobody claimed goes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn settle(&mut self) -> Result<(), EnforcementError> {
+        let inherited = std::mem::replace(&mut self.inherited, Inherited { settled: true, ..Inherited::default() });
+        for (cgroup_id, entry) in inherited.cgroups {
+            match entry.kind {
+                cgroup_kind::CONTAINER => self.remove_container(cgroup_id, entry.index)?,
+                _ => self.tables.remove_cgroup(cgroup_id)?,
+            }
+        }
+        self.used_namespaces = self.namespaces.values().copied().chain([0]).collect();
+        let claimed: BTreeSet<u32> = self.policies.values().map(|loaded| loaded.index).collect();
+        for index in inherited.policies.into_iter().filter(|index| !claimed.contains(index)) {
+            self.tables.put_policy(index, abi::Policy::default())?;
+            self.used_policies.remove(&index);
+        }
+        for number in inherited.sets {
+            if number != NO_SET && self.sets.get(&number).is_some_and(|loaded| loaded.users == 0) {
+                self.drop_set(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The container in a slot, if the epoch is still its own.
+    pub fn container_in_slot(&self, index: u32, epoch: u32) -> Option<&ContainerInfo> {
+        self.containers.values().find(|known| known.index == index && known.epoch == epoch).map(|known| &known.info)
+    }
+
+    /// The policy in a slot.
+    pub fn policy_in_slot(&self, index: u32) -> Option<&ExecPolicy> {
+        self.policies.values().find(|loaded| loaded.index == index).map(|loaded| &loaded.source)
+    }
+
+    /// All policies in force.
+    pub fn policies(&self) -> impl Iterator<Item = &ExecPolicy> {
+        self.policies.values().map(|loaded| &loaded.source)
+    }
+
+    /// All overrides in force.
+    pub fn overrides(&self) -> &BTreeMap<String, Mode> {
+        &self.overrides
+    }
+
+    /// Every known container and what holds for it.
+    pub fn standings(&self) -> impl Iterator<Item = ContainerStanding> {
+        self.containers.values().map(|known| {
+            let policy = known.policy.as_ref().and_then(|name| self.policies.get(name)).map(|loaded| loaded.source.clone());
+            let held = self.overrides.get(&known.info.namespace).copied();
+            ContainerStanding {
+                info: known.info.clone(),
+                mode: held.or_else(|| policy.as_ref().map(|policy| policy.mode)),
+                is_override: held.is_some(),
+                policy,
+            }
+        })
+    }
+}
+
+fn matches_target(policy: &ExecPolicy, info: &ContainerInfo) -> bool {
+    let target = &policy.target;
+    target.workload.as_ref().is_none_or(|workload| *workload == info.workload)
+        && target.container.as_ref().is_none_or(|container| *container == info.name)
+        && target.image_digest.is_none_or(|digest| Some(digest) == info.image_digest)
+}
+
+fn specificity(policy: &ExecPolicy) -> u32 {
+    let target = &policy.target;
+    u32::from(target.image_digest.is_some()) + u32::from(target.container.is_some()) + u32::from(target.workload.is_some())
+}

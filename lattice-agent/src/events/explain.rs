@@ -1,0 +1,219 @@
+//! From a record to an event: which container, which policy, what kind of drift, and a sentence.
+
+use std::os::unix::ffi::OsStrExt as _;
+
+use lattice_api::v1::{self, Event, Violation, event::Kind};
+use lattice_common::{
+    abi::{digest_bytes, hook, record_flag},
+    verdict::{Effect, Mode, Reason},
+};
+use lattice_policy::{ExecPolicy, FilePath};
+
+use super::{clock::wall_nanos, record::JudgedFile};
+use crate::containers::ContainerInfo;
+
+/// `s_magic` of tmpfs, where memfds live.
+const TMPFS: u32 = 0x0102_1994;
+/// Ancestors that an event names at most.
+const MAX_ANCESTORS: usize = 8;
+
+/// Who is speaking.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Name of the node.
+    pub name: String,
+    /// This boot.
+    pub boot_id: String,
+    /// 1 or 2.
+    pub tier: u32,
+}
+
+/// Makes the event of a judged file.
+pub fn explain(
+    record: &JudgedFile,
+    node: &Node,
+    container: Option<&ContainerInfo>,
+    policy: Option<&ExecPolicy>,
+    boot_offset_nanos: i128,
+) -> Event {
+    let effective_action = effective_action(record);
+    let mut violation = Violation {
+        hook: hook::name(record.hook).into(),
+        mode: record.mode.text().unwrap_or("deny").into(),
+        verdict: "refuse".into(),
+        effective_action: effective_action.into(),
+        signal_return_code: (record.flags & record_flag::SIGNAL != 0).then_some(record.signal_result),
+        path: record.path.clone().unwrap_or_default(),
+        path_as_passed: record.name.clone().unwrap_or_default(),
+        sha256: if record.flags & record_flag::DIGEST != 0 { digest_bytes(&record.digest).to_vec() } else { Vec::new() },
+        size_bytes: record.size_bytes,
+        argv: Vec::new(),
+        argv_truncated: false,
+        cwd: working_directory(record.pid),
+        uid: record.uid,
+        gid: record.gid,
+        pid: record.pid,
+        parent_pid: record.parent_pid,
+        ancestors: ancestors(record.parent_pid),
+        comm: record.comm.clone(),
+        container: Some(container_message(container, record.cgroup_id)),
+        policy: policy.map(|policy| policy_reference(policy, record)),
+        role: record.role.text().unwrap_or_default().into(),
+        origin: record.origin.text().unwrap_or("unknown").into(),
+        reason: record.reason.text().unwrap_or("unlisted").into(),
+        drift: drift(record, policy).into(),
+        message: String::new(),
+        tier: node.tier,
+    };
+    violation.message = sentence(record, &violation);
+    Event {
+        node: node.name.clone(),
+        boot_id: node.boot_id.clone(),
+        sequence: record.sequence,
+        time_unix_nanos: wall_nanos(record.time_boot_nanos, boot_offset_nanos),
+        kind: Some(Kind::Violation(violation)),
+    }
+}
+
+/// What was really done: a signal that failed is not a kill.
+fn effective_action(record: &JudgedFile) -> &'static str {
+    let killed = record.flags & record_flag::SIGNAL != 0 && record.signal_result == 0;
+    let denies = record.hook != hook::SCHED_PROCESS_EXEC;
+    match (record.effect, killed, denies) {
+        (Effect::RUN | Effect::NOTE, ..) => "none",
+        (_, true, true) => "deny+kill",
+        (_, true, false) => "kill",
+        (_, false, true) => "deny",
+        (_, false, false) => "none",
+    }
+}
+
+fn container_message(container: Option<&ContainerInfo>, cgroup_id: u64) -> v1::Container {
+    container.map_or_else(
+        || v1::Container { cgroup_id, ..v1::Container::default() },
+        |info| v1::Container {
+            container_id: info.container_id.clone(),
+            namespace: info.namespace.clone(),
+            pod: info.pod.clone(),
+            workload: info.workload.clone(),
+            name: info.name.clone(),
+            service_account: info.service_account.clone(),
+            image_reference: info.image_reference.clone(),
+            image_digest: info.image_digest.map(|digest| digest.to_string()).unwrap_or_default(),
+            cgroup_id,
+        },
+    )
+}
+
+fn policy_reference(policy: &ExecPolicy, record: &JudgedFile) -> v1::PolicyReference {
+    let matched = (record.flags & record_flag::ENTRY != 0)
+        .then(|| policy.entries.get(record.entry as usize))
+        .flatten()
+        .map(|entry| entry.path.to_string());
+    v1::PolicyReference {
+        namespace: policy.namespace.clone(),
+        name: policy.name.clone(),
+        generation: record.generation,
+        matched_entry: matched.unwrap_or_default(),
+    }
+}
+
+/// What became of the image: whether the file belongs to it, was changed in it, or never was in it.
+fn drift(record: &JudgedFile, policy: Option<&ExecPolicy>) -> &'static str {
+    let unlinked = record.flags & record_flag::UNLINKED != 0;
+    let path = record.path.as_deref().unwrap_or_default();
+    match record.reason {
+        Reason::DENYLISTED => "denylisted",
+        Reason::ROLE | Reason::ORIGIN => "unlisted-in-image",
+        Reason::UNRESOLVED | Reason::UNRESOLVED_OPEN => "unresolved",
+        Reason::UNLISTED if unlinked && record.file_system == TMPFS && path.starts_with(b"/memfd:") => "memfd",
+        Reason::UNLISTED if unlinked => "deleted",
+        Reason::UNLISTED if record.flags & record_flag::LOWER != 0 => "unlisted-in-image",
+        Reason::UNLISTED if is_listed_path(path, policy) => "modified",
+        Reason::UNLISTED => "not-in-image",
+        _ => "",
+    }
+}
+
+fn is_listed_path(path: &[u8], policy: Option<&ExecPolicy>) -> bool {
+    policy.is_some_and(|policy| {
+        policy.entries.iter().any(|entry| {
+            entry.path.as_bytes() == path || entry.real_path.as_ref().is_some_and(|real_path| real_path.as_bytes() == path)
+        })
+    })
+}
+
+fn working_directory(pid: u32) -> Vec<u8> {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).map(|path| path.as_os_str().as_bytes().to_vec()).unwrap_or_default()
+}
+
+/// The caller's ancestors, nearest first, as far as they are still there.
+fn ancestors(parent_pid: u32) -> Vec<v1::Ancestor> {
+    let mut ancestors = Vec::new();
+    let mut pid = parent_pid;
+    while pid > 1 && ancestors.len() < MAX_ANCESTORS {
+        let Ok(executable) = std::fs::read_link(format!("/proc/{pid}/exe")) else { break };
+        ancestors.push(v1::Ancestor { pid, executable: executable.as_os_str().as_bytes().to_vec() });
+        match parent_of(pid) {
+            Some(parent) => pid = parent,
+            None => break,
+        }
+    }
+    ancestors
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name in parentheses may hold anything but its end is the last parenthesis.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// What happened, to what, why, and what to do next.
+fn sentence(record: &JudgedFile, violation: &Violation) -> String {
+    let path = if violation.path.is_empty() { &violation.path_as_passed } else { &violation.path };
+    let file = if path.is_empty() { "a file without a name".to_owned() } else { FilePath::from_bytes(path.clone()).to_string() };
+    let what = match (record.effect, violation.effective_action.as_str()) {
+        (Effect::NOTE | Effect::RUN, _) if record.mode == Mode::MONITOR => "would have been killed",
+        (Effect::NOTE | Effect::RUN, _) => "ran although it could not be judged",
+        (_, "deny+kill" | "kill") => "was killed before its first instruction",
+        (_, "deny") => "was refused",
+        _ => "was to be refused, and could not be",
+    };
+    let policy = violation.policy.as_ref().map(|policy| format!("{}/{}", policy.namespace, policy.name)).unwrap_or_default();
+    let (why, next) = match record.reason {
+        Reason::UNLISTED => {
+            let why = match violation.drift.as_str() {
+                "modified" => format!("its content is not the one that policy {policy} lists for this path"),
+                "not-in-image" => format!("it is not part of the image, and policy {policy} does not list it"),
+                "memfd" => format!("it exists only in memory, and policy {policy} does not list its content"),
+                "deleted" => format!("it has been deleted, and policy {policy} does not list its content"),
+                _ => format!("policy {policy} does not list it"),
+            };
+            (why, "if the service needs it, name it in the service's specification")
+        }
+        Reason::ROLE => (
+            format!("policy {policy} lists it, but not as {}", record.role.text().unwrap_or("this")),
+            "start it as the policy lists it, or name it as a command in the service's specification",
+        ),
+        Reason::ORIGIN => (
+            format!("policy {policy} lists it for another origin than {}", violation.origin),
+            "what only a probe or hook needs cannot be started by the application",
+        ),
+        Reason::DENYLISTED => ("its content is on the denylist".to_owned(), "see who put it there before anything else"),
+        Reason::UNRESOLVED | Reason::UNRESOLVED_OPEN => (
+            "its content could not be taken: someone has it open for writing, or its file system can serve two contents".to_owned(),
+            "close the writer, or move the file onto the image",
+        ),
+        Reason::MISSING | Reason::MISSING_OPEN => {
+            ("no policy is there for this container".to_owned(), "see `latticectl service list` for why")
+        }
+        Reason::PENDING | Reason::PENDING_OPEN => {
+            ("the container's policy had not arrived".to_owned(), "start it again once `latticectl status` shows the container")
+        }
+        Reason::UNKNOWN | Reason::UNKNOWN_OPEN => {
+            ("nobody has said which container this cgroup is".to_owned(), "see that the agent reaches the container runtime")
+        }
+        _ => (String::new(), ""),
+    };
+    format!("{file} {what}: {why}; {next}")
+}

@@ -1,0 +1,109 @@
+//! Drains the ring buffer for as long as the agent runs.
+
+use std::{sync::Arc, time::Duration};
+
+use aya::maps::{MapData, RingBuf};
+use lattice_api::v1::{Event, event::Kind};
+use tokio::{sync::mpsc::UnboundedSender, time::interval};
+
+use super::{
+    EventSink,
+    clock::{boot_offset_nanos, wall_nanos},
+    explain::{Node, explain},
+    gaps::Gaps,
+    record::{Record, decode},
+};
+use crate::{kernel::ring::pollable, state::Shared};
+
+/// How often the sequence is checked for holes, and the ring buffer for what its wake-ups missed.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Wait before a record that could not be kept is offered again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Reads records and hands events on; ends only with an error.
+pub struct Reader {
+    /// The ring buffer.
+    pub ring: RingBuf<MapData>,
+    /// Containers and policies.
+    pub state: Arc<Shared>,
+    /// Who keeps the events.
+    pub sink: Arc<dyn EventSink>,
+    /// Who is told of new cgroups.
+    pub cgroups: UnboundedSender<u64>,
+    /// Who is speaking.
+    pub node: Node,
+    /// The sequence number up to which all was kept before this start.
+    pub last_sequence: u64,
+}
+
+impl Reader {
+    /// Runs until the ring buffer fails.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be waited for.
+    pub async fn run(self) -> std::io::Result<()> {
+        let Self { ring, state, sink, cgroups, node, last_sequence } = self;
+        let mut gaps = Gaps::after(last_sequence);
+        let mut ring = pollable(ring)?;
+        let mut check = interval(CHECK_INTERVAL);
+        loop {
+            let mut is_check = false;
+            tokio::select! {
+                guard = ring.readable_mut() => { guard?.clear_ready(); }
+                _ = check.tick() => is_check = true,
+            }
+            // Taken before the drain: what is numbered later may still be on its way into the buffer.
+            let last = state.last_sequence();
+            let offset = boot_offset_nanos();
+            while let Some(item) = ring.get_mut().next() {
+                match decode(&item) {
+                    Ok(Record::Exec(record)) => {
+                        if gaps.saw(record.sequence) {
+                            let event = state.with_names(&record, |container, policy| explain(&record, &node, container, policy, offset));
+                            state.finish_kill(&record);
+                            // The item leaves the buffer when it is dropped, after the event is kept.
+                            keep(&*sink, &event).await;
+                        }
+                    }
+                    Ok(Record::Cgroup { cgroup_id, made }) => {
+                        if made {
+                            let _ = cgroups.send(cgroup_id);
+                        }
+                    }
+                    Err(error) => tracing::error!(%error, "a record in the ring buffer is not of this release"),
+                }
+            }
+            if is_check && let Some(last) = last {
+                for gap in gaps.found_empty(last) {
+                    tracing::warn!(first = gap.first_sequence, last = gap.last_sequence, "events were lost: the ring buffer was full");
+                    let event = Event {
+                        node: node.name.clone(),
+                        boot_id: node.boot_id.clone(),
+                        sequence: gap.first_sequence,
+                        time_unix_nanos: wall_nanos(0, now_nanos()),
+                        kind: Some(Kind::Gap(gap)),
+                    };
+                    keep(&*sink, &event).await;
+                }
+            }
+        }
+    }
+}
+
+fn now_nanos() -> i128 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| i128::try_from(time.as_nanos()).unwrap_or(i128::MAX))
+}
+
+/// Offers an event until it is kept: while it is not, the ring buffer holds what follows, and counts what it cannot.
+async fn keep(sink: &dyn EventSink, event: &Event) {
+    let mut said = false;
+    while let Err(error) = sink.accept(event) {
+        if !said {
+            tracing::error!(%error, "an event cannot be kept; trying again");
+            said = true;
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}

@@ -1,0 +1,112 @@
+//! What the agent's tasks share: the enforcement, behind one lock that is never held across a wait.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use lattice_common::{
+    abi::{NO_CONTAINER, counter, record_flag},
+    verdict::Reason,
+};
+use lattice_policy::{ExecPolicy, Mode};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    containers::{ContainerInfo, Sink},
+    enforcement::{Enforcement, error_chain},
+    events::record::JudgedFile,
+    kernel::maps::Maps,
+};
+
+/// Shared by the agent's tasks.
+pub struct Shared {
+    enforcement: Mutex<Enforcement<Maps>>,
+}
+
+impl Shared {
+    /// Around the state.
+    pub fn new(enforcement: Enforcement<Maps>) -> Self {
+        Self { enforcement: Mutex::new(enforcement) }
+    }
+
+    /// The state. Hold it briefly.
+    pub fn enforcement(&self) -> MutexGuard<'_, Enforcement<Maps>> {
+        // Each change is written to the kernel before it is noted here, so what a panic left behind is no further than the kernel is.
+        self.enforcement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sequence number that the kernel gave last; `None` where it does not say.
+    pub fn last_sequence(&self) -> Option<u64> {
+        self.enforcement().tables().last_sequence().ok()
+    }
+
+    /// Calls with the container and the policy that a record names.
+    pub fn with_names<T>(&self, record: &JudgedFile, then: impl FnOnce(Option<&ContainerInfo>, Option<&ExecPolicy>) -> T) -> T {
+        let enforcement = self.enforcement();
+        let container =
+            (record.container != NO_CONTAINER).then(|| enforcement.container_in_slot(record.container, record.epoch)).flatten();
+        let policy = (record.policy != 0).then(|| enforcement.policy_in_slot(record.policy)).flatten();
+        then(container, policy)
+    }
+
+    /// Kills a task that the kernel side was to kill and could not signal (-EBUSY, -EPERM happen).
+    pub fn finish_kill(&self, record: &JudgedFile) {
+        if record.flags & record_flag::SIGNAL == 0 || record.signal_result == 0 {
+            return;
+        }
+        match i32::try_from(record.pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL)) {
+            Ok(Ok(())) => tracing::warn!(pid = record.pid, code = record.signal_result, "the kernel could not signal; killed now"),
+            result => tracing::warn!(pid = record.pid, code = record.signal_result, ?result, "a task that was to be killed is not there"),
+        }
+    }
+
+    /// Replaces policies and overrides.
+    ///
+    /// # Errors
+    /// What was not loaded, and why; the rest is in force.
+    pub fn apply(&self, policies: Vec<ExecPolicy>, overrides: BTreeMap<String, Mode>) -> Result<(), String> {
+        let report = self.enforcement().apply(policies, overrides);
+        if report.errors.is_empty() { Ok(()) } else { Err(report.text()) }
+    }
+
+    /// Counters by documented name.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let enforcement = self.enforcement();
+        let mut counters = BTreeMap::new();
+        for reason in Reason::ALL {
+            if let (Some(text), Ok(value)) = (reason.text(), enforcement.tables().counter(reason.0)) {
+                counters.insert(format!("lattice_verdicts_total{{reason=\"{text}\"}}"), value);
+            }
+        }
+        for (name, slot) in [
+            ("lattice_ring_buffer_full_total", counter::RING_FULL),
+            ("lattice_signal_failures_total", counter::SIGNAL_FAILED),
+            ("lattice_files_hashed_total", counter::HASHED),
+            ("lattice_digests_kept_used_total", counter::DIGEST_KEPT),
+            ("lattice_size_misses_total", counter::SIZE_MISS),
+            ("lattice_digest_keep_failures_total", counter::KEEP_FAILED),
+            ("lattice_mark_failures_total", counter::MARK_FAILED),
+        ] {
+            if let Ok(value) = enforcement.tables().counter(slot) {
+                counters.insert(name.into(), value);
+            }
+        }
+        counters
+    }
+}
+
+impl Sink for Shared {
+    fn started(&self, container: ContainerInfo) -> Result<(), String> {
+        self.enforcement().container_started(container).map_err(|error| error_chain(&error))
+    }
+
+    fn stopped(&self, cgroup_id: u64) {
+        if let Err(error) = self.enforcement().container_stopped(cgroup_id) {
+            tracing::error!(cgroup_id, error = error_chain(&error), "a container that is gone could not be removed from the maps");
+        }
+    }
+}

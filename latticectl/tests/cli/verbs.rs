@@ -476,3 +476,42 @@ fn what_the_other_side_says_decides_the_exit_code() {
         "{shown:?}"
     );
 }
+
+/// Runs `latticectl status` on a terminal of its own.
+fn on_a_terminal(socket: &std::path::Path, no_colour: &str) -> String {
+    // `script` is part of every Debian (bsdutils); it gives its child a pseudo-terminal.
+    let line = format!(
+        "{} --agent {} status",
+        env!("CARGO_BIN_EXE_latticectl"),
+        socket.display()
+    );
+    let output = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("NO_COLOR", no_colour)
+        .env("COLUMNS", "200")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn colour_is_for_terminals_that_want_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("agent.sock");
+    let _server = RunningServer::on_socket(
+        &socket,
+        Answers {
+            status: status(),
+            ..Default::default()
+        },
+    );
+    let coloured = on_a_terminal(&socket, "");
+    assert!(
+        coloured.contains("\u{1b}[") && !coloured.contains("a\u{1b}[2J"),
+        "{coloured:?}"
+    );
+    let plain = on_a_terminal(&socket, "1");
+    assert!(plain.contains("node-1") && !plain.contains('\u{1b}'), "{plain:?}");
+}

@@ -203,7 +203,8 @@ impl Arguments {
             let message = "--agent and --central cannot be used together: one of them answers";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
-        if is_flag("agent") {
+        // An empty variable in the environment says nothing.
+        if is_flag("agent") || (!is_flag("central") && self.central.as_deref() == Some("")) {
             self.central = None;
         }
         let Some(central) = &self.central else { return Ok(self) };

@@ -248,10 +248,7 @@ fn read(wrapper: &Wrapper, mut arguments: Vec<Argument>) -> Result<Wrapped, Uncl
             return Err(Unclear::Option(text));
         }
     }
-    while wrapper.assignments {
-        let Some(Argument::Known(bytes)) = arguments.get(at) else {
-            break;
-        };
+    while let Some(Argument::Known(bytes)) = arguments.get(at).filter(|_| wrapper.assignments) {
         if !bytes.contains(&b'=') {
             break;
         }

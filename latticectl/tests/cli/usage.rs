@@ -44,15 +44,21 @@ fn usage_is_64() {
 
 #[test]
 fn a_flag_wins_over_the_environment() {
-    let output = latticectl()
-        .env("LATTICE_CENTRAL", "https://localhost:1")
-        .args(["status", "--agent", "/none.sock"])
-        .output();
-    let shown = shown(output.unwrap());
+    let with_central = |url: &str, arguments: &[&str]| {
+        let output = latticectl()
+            .env("LATTICE_CENTRAL", url)
+            .env("LATTICE_AGENT", "/none.sock")
+            .args(arguments)
+            .output();
+        shown(output.unwrap())
+    };
+    let flag = with_central("https://localhost:1", &["status", "--agent", "/none.sock"]);
     assert!(
-        shown.code == 2 && shown.stderr.contains("the agent at /none.sock"),
-        "{shown:?}"
+        flag.code == 2 && flag.stderr.contains("the agent at /none.sock"),
+        "{flag:?}"
     );
+    assert_eq!(with_central("", &["status"]), flag, "an empty variable says nothing");
+    assert_eq!(with_central("http://localhost:1", &["status"]).code, 64);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use lattice_agent::{
     events::{EventSink, clock, explain::Node, reader::Reader},
     kernel::{
         maps::Maps,
-        object::{MapSizes, Tier, activate, try_tier_one},
+        object::{MapSizes, ObjectError, Tier, activate, try_tier_one},
         pins::PinDirectory,
     },
     policy_files::PolicyFiles,
@@ -69,19 +69,21 @@ pub(crate) fn run(settings: Box<Settings>) -> Result<ExitCode> {
 async fn serve(settings: Box<Settings>, containers: Vec<ContainerInfo>) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let tier = match settings.tier {
-        Some(1) => Tier::One,
-        Some(_) => Tier::Two,
-        None => match try_tier_one() {
-            Ok(()) => Tier::One,
-            Err(error) => {
+    let pins = PinDirectory::new(&settings.pins.bpf_file_system);
+    let sizes = MapSizes(vec![(map_names::ENTRIES, settings.max_entries)]);
+    let active = match settings.tier {
+        Some(1) => activate(Tier::One, &pins, &sizes)?,
+        Some(_) => activate(Tier::Two, &pins, &sizes)?,
+        None => match activate(Tier::One, &pins, &sizes) {
+            Ok(active) => active,
+            Err(error @ (ObjectError::Load { .. } | ObjectError::Program { .. })) => {
                 tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "BPF LSM is refused here: tier 2");
-                Tier::Two
+                activate(Tier::Two, &pins, &sizes)?
             }
+            Err(error) => return Err(error.into()),
         },
     };
-    let pins = PinDirectory::new(&settings.pins.bpf_file_system);
-    let active = activate(tier, &pins, &MapSizes(vec![(map_names::ENTRIES, settings.max_entries)]))?;
+    let tier = active.tier;
     tracing::info!(tier = %active.tier, found_pinned = active.found_pinned, "BPF programs are active");
     let last_sequence = if active.found_pinned { 0 } else { active.maps.last_sequence()? };
     let state = Arc::new(Shared::new(Enforcement::adopt(active.maps)?));

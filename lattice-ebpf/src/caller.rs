@@ -5,19 +5,21 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf},
 };
 use lattice_common::{
-    abi::{CGROUP_LEVELS, CgroupEntry, NO_CONTAINER, TaskState, cgroup_kind, effective_mode, fail_action},
+    abi::{CGROUP_LEVELS, NO_CONTAINER, TaskState, cgroup_kind, effective_mode, fail_action},
     verdict::{FailAction, Membership, Mode, Origin},
 };
 
 use crate::maps::{CGROUPS, CONTAINERS, NAMESPACES, NODE, POLICIES, STARTED, TASKS};
 
-/// The current task and what holds for it.
+/// The current task's standing. Plain words: it is filled by a global BPF function, after which the verifier takes every field for
+/// unknown and follows one path instead of one for each way to get here.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Caller {
-    pub(crate) task: *mut task_struct,
+    pub(crate) generation: u64,
     pub(crate) membership: Membership,
-    /// Entered from outside and has not started a program of the container yet.
-    pub(crate) entering: bool,
+    /// 1: entered from outside and has not started a program of the container yet.
+    pub(crate) entering: u32,
     pub(crate) origin: Origin,
     pub(crate) mode: Mode,
     /// Meaning of the failure that `membership` stands for; `unresolved` for a member.
@@ -29,7 +31,7 @@ pub(crate) struct Caller {
     pub(crate) set: u32,
     /// `policy_flag` bits.
     pub(crate) flags: u32,
-    pub(crate) generation: u64,
+    pub(crate) reserved: u32,
 }
 
 /// The current task.
@@ -39,95 +41,92 @@ pub(crate) fn current() -> *mut task_struct {
     unsafe { bpf_get_current_task_btf() }
 }
 
+/// A global BPF function, verified once. Returns 0 for the host's own processes, else 1 with `caller` filled.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lattice_caller(caller: *mut Caller) -> u32 {
+    // SAFETY: the verifier hands a global function null or memory of the type's size.
+    let Some(caller) = (unsafe { caller.as_mut() }) else { return 0 };
+    if let Some(state) = TASKS.get(current())
+        && state.epoch != 0
+    {
+        caller.of_container(state.container, state.epoch, Origin(state.origin));
+        return 1;
+    }
+    let found = CgroupFound(lattice_cgroup_of_current());
+    match found.kind() {
+        0 => return 0,
+        cgroup_kind::CONTAINER => caller.of_container(found.index(), found.epoch(), Origin(0)),
+        cgroup_kind::POD => {
+            caller.membership = Membership::PENDING;
+            caller.mode = effective_mode(namespace_mode(found.index()), Mode::ENFORCE.0);
+            caller.fail = fail_action(found.pending());
+        }
+        _ => caller.unknown(),
+    }
+    1
+}
+
 impl Caller {
     /// The current task's standing; `None` for the host's own processes.
     #[inline(always)]
     pub(crate) fn current() -> Option<Self> {
-        let task = current();
-        if let Some(state) = TASKS.get(task)
-            && state.epoch != 0
-        {
-            return Some(Self::of_container(task, state.container, state.epoch, Origin(state.origin)));
-        }
-        let found = cgroup_of_current();
-        if found.kind == 0 {
-            return None;
-        }
-        Some(match found.kind {
-            cgroup_kind::CONTAINER => Self::of_container(task, found.index, found.epoch, Origin(0)),
-            cgroup_kind::POD => {
-                let mode = effective_mode(namespace_mode(found.index), Mode::ENFORCE.0);
-                Self::without_container(task, Membership::PENDING, mode, fail_action(found.pending))
-            }
-            _ => Self::unknown(task),
-        })
-    }
-
-    #[inline(always)]
-    fn unknown(task: *mut task_struct) -> Self {
-        let fail = NODE.get(0).map_or(FailAction::CLOSED, |node| fail_action(node.unknown));
-        Self::without_container(task, Membership::UNKNOWN, Mode::ENFORCE, fail)
-    }
-
-    #[inline(always)]
-    fn without_container(task: *mut task_struct, membership: Membership, mode: Mode, fail: FailAction) -> Self {
-        Self {
-            task,
-            membership,
-            entering: true,
+        let mut caller = Self {
+            generation: 0,
+            membership: Membership::UNKNOWN,
+            entering: 1,
             origin: Origin::UNKNOWN,
-            mode,
-            fail,
+            mode: Mode::ENFORCE,
+            fail: FailAction::CLOSED,
             container: NO_CONTAINER,
             epoch: 0,
             root_device: 0,
             policy: 0,
             set: 0,
             flags: 0,
-            generation: 0,
-        }
+            reserved: 0,
+        };
+        if lattice_caller(&raw mut caller) == 0 { None } else { Some(caller) }
+    }
+
+    #[inline(always)]
+    fn unknown(&mut self) {
+        self.membership = Membership::UNKNOWN;
+        self.fail = NODE.get(0).map_or(FailAction::CLOSED, |node| fail_action(node.unknown));
     }
 
     /// `origin` 0: the task has entered and not yet started a program.
     #[inline(always)]
-    fn of_container(task: *mut task_struct, index: u32, epoch: u32, origin: Origin) -> Self {
-        let Some(container) = CONTAINERS.get(index) else { return Self::unknown(task) };
+    fn of_container(&mut self, index: u32, epoch: u32, origin: Origin) {
+        let Some(container) = CONTAINERS.get(index) else { return self.unknown() };
         // The container is gone and its slot given away: what is left of it is nobody's.
         if container.epoch != epoch {
-            return Self::unknown(task);
+            return self.unknown();
         }
-        let entering = origin.0 == 0;
-        let origin = match origin.0 {
+        self.entering = u32::from(origin.0 == 0);
+        self.origin = match origin.0 {
             0 if STARTED.get(index).is_some_and(|started| *started != epoch) => Origin::INIT,
             0 => Origin::EXEC_SESSION,
             _ => origin,
         };
-        let mut caller = Self {
-            task,
-            membership: Membership::MISSING_POLICY,
-            entering,
-            origin,
-            mode: effective_mode(namespace_mode(container.namespace), Mode::ENFORCE.0),
-            fail: fail_action(container.missing),
-            container: index,
-            epoch,
-            root_device: container.root_device,
-            policy: container.policy,
-            set: 0,
-            flags: 0,
-            generation: 0,
-        };
+        let namespace_mode = namespace_mode(container.namespace);
+        self.membership = Membership::MISSING_POLICY;
+        self.mode = effective_mode(namespace_mode, Mode::ENFORCE.0);
+        self.fail = fail_action(container.missing);
+        self.container = index;
+        self.epoch = epoch;
+        self.root_device = container.root_device;
+        self.policy = container.policy;
         if container.policy != 0
             && let Some(policy) = POLICIES.get(container.policy)
         {
-            caller.membership = Membership::MEMBER;
-            caller.mode = effective_mode(namespace_mode(container.namespace), policy.mode);
-            caller.fail = fail_action(policy.unresolved);
-            caller.set = policy.set;
-            caller.flags = policy.flags;
-            caller.generation = policy.generation;
+            self.membership = Membership::MEMBER;
+            self.mode = effective_mode(namespace_mode, policy.mode);
+            self.fail = fail_action(policy.unresolved);
+            self.set = policy.set;
+            self.flags = policy.flags;
+            self.generation = policy.generation;
         }
-        caller
     }
 
     /// Marks the task as the container's: it stays so wherever its cgroup moves, and so do its children.
@@ -138,7 +137,7 @@ impl Caller {
         if self.container == NO_CONTAINER {
             return true;
         }
-        let Some(state) = TASKS.get_or_create(self.task) else { return false };
+        let Some(state) = TASKS.get_or_create(current()) else { return false };
         if state.epoch != self.epoch || state.origin == 0 {
             *state = TaskState {
                 container: self.container,
@@ -166,14 +165,39 @@ fn namespace_mode(namespace: u32) -> u32 {
     NAMESPACES.get(namespace).map_or(0, |namespace| namespace.mode)
 }
 
-/// What the agent knows of the current task's cgroups: the topmost container, else the deepest pod or managed root. From the top by
-/// absolute level, so that cgroups nested below a container evade nothing.
-///
-/// Kind 0 where nothing is known. Not an `Option`: LLVM leaves the payload of `None` undefined and may spill it, which the verifier
-/// refuses.
-#[inline(always)]
-fn cgroup_of_current() -> CgroupEntry {
-    let mut nearest = CgroupEntry { kind: 0, index: 0, epoch: 0, pending: 0 };
+/// A [`CgroupEntry`](lattice_common::abi::CgroupEntry) in one register.
+#[derive(Clone, Copy)]
+struct CgroupFound(u64);
+
+impl CgroupFound {
+    const fn new(kind: u32, pending: u32, index: u32, epoch: u32) -> Self {
+        Self((kind & 0xf) as u64 | ((pending & 0xf) as u64) << 4 | ((index & 0xff_ffff) as u64) << 8 | (epoch as u64) << 32)
+    }
+
+    const fn kind(self) -> u32 {
+        (self.0 & 0xf) as u32
+    }
+
+    const fn pending(self) -> u32 {
+        (self.0 >> 4 & 0xf) as u32
+    }
+
+    const fn index(self) -> u32 {
+        (self.0 >> 8 & 0xff_ffff) as u32
+    }
+
+    const fn epoch(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// What the agent knows of the current task's cgroups: the topmost container, else the deepest pod or managed root; 0 where nothing is
+/// known. From the top by absolute level, so that cgroups nested below a container evade nothing. A global BPF function, verified
+/// once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lattice_cgroup_of_current() -> u64 {
+    let mut nearest = 0;
     let mut level = 1;
     while level <= CGROUP_LEVELS {
         // SAFETY: takes any level; returns 0 below the task's cgroup.
@@ -183,7 +207,7 @@ fn cgroup_of_current() -> CgroupEntry {
         }
         // SAFETY: the value is copied at once; an element that is replaced meanwhile is one or the other.
         if let Some(entry) = unsafe { CGROUPS.get(&id) } {
-            nearest = *entry;
+            nearest = CgroupFound::new(entry.kind, entry.pending, entry.index, entry.epoch).0;
             if entry.kind == cgroup_kind::CONTAINER {
                 break;
             }

@@ -76,7 +76,7 @@ fn lattice_exec_file(context: LsmContext) -> i32 {
         count::count(lattice_common::verdict::Reason::OUTSIDE.0);
         return 0;
     };
-    let judged = TASKS.get(caller.task).map_or(0, |state| state.judged);
+    let judged = TASKS.get(current()).map_or(0, |state| state.judged);
     let question = Question {
         hook: hook::BPRM_CHECK_SECURITY,
         role: if judged == 0 { Role::TARGET } else { Role::SCRIPT_INTERPRETER },
@@ -89,7 +89,7 @@ fn lattice_exec_file(context: LsmContext) -> i32 {
     if outcome == Outcome::Refused {
         return EPERM;
     }
-    if let Some(state) = TASKS.get(caller.task) {
+    if let Some(state) = TASKS.get(current()) {
         state.judged += 1;
         // The next file that the kernel opens for this exec is what PT_INTERP names. A helper's is not judged.
         if state.origin != 0 && bprm.is_elf() {

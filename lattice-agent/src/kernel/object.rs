@@ -295,14 +295,18 @@ fn attach(tier: Tier, pins: &PinDirectory, ebpf: &mut Ebpf) -> Result<(), Object
     let btf = kernel_btf()?;
     let mut links = Vec::new();
     for (name, hook) in programs(tier) {
-        let link = load_and_attach(ebpf, &btf, name, hook)?;
+        links.push((name, load_and_attach(ebpf, &btf, name, hook)?));
+    }
+    // All are active: from here on nothing that the kernel refuses leaves half of them behind.
+    let mut pinned = Vec::new();
+    for (name, link) in links {
         let next = pins.next_link(name);
         remove_if_there(&next).map_err(|source| ObjectError::Link { program: name, source })?;
         link.pin(&next).map_err(|error| ObjectError::Link { program: name, source: io::Error::other(error) })?;
-        links.push(name);
+        pinned.push(name);
     }
-    // All new ones are active. A link that is replaced here goes with its pin.
-    for name in links {
+    // A link that is replaced here goes with its pin.
+    for name in pinned {
         fs::rename(pins.next_link(name), pins.link(name)).map_err(|source| ObjectError::Link { program: name, source })?;
     }
     // What an older release had besides, or another tier.
@@ -341,6 +345,11 @@ fn load_and_attach(ebpf: &mut Ebpf, btf: &AyaBtf, name: &'static str, hook: &Hoo
             Ok(program.take_link(link).map_err(refused("attach"))?.into())
         }
     };
+    if let Some(program) = ebpf.program(name)
+        && let Ok(info) = program.info()
+    {
+        tracing::debug!(program = name, verified_instructions = info.verified_instruction_count(), "attached");
+    }
     link.map_err(|error| ObjectError::Link { program: name, source: io::Error::other(error) })
 }
 

@@ -99,9 +99,9 @@ impl PinDirectory {
         self.links().join(program)
     }
 
-    /// Where a new link is pinned until the one before is gone.
+    /// Where a new link is pinned until the one before is gone. No dot: the BPF file system reserves names with one.
     pub fn next_link(&self, program: &str) -> PathBuf {
-        self.links().join(format!("{program}.next"))
+        self.links().join(format!("next-{program}"))
     }
 
     /// Removes every link, then every map, of every schema version. What was enforced no longer is.

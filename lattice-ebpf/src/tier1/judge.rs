@@ -8,7 +8,7 @@ use lattice_common::{
 
 use crate::identity::{PathRule, computed, kept, rule_of_digest, rule_of_path, size_is_listed};
 use crate::{
-    caller::Caller,
+    caller::{Caller, current},
     count::{count, decided},
     kernel::{File, Layer, Pointer, root_device},
     maps::{DENYLIST, NODE},
@@ -54,9 +54,9 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     // First of all, where the verifier has the fewest states to follow it in. Paths only say something while the caller's root is the
     // container's: chroot forges them.
     let by_path = if caller.flags & policy_flag::PATHS != 0
-        && (caller.root_device == 0 || root_device(caller.task.cast_const().cast()) == caller.root_device)
+        && (caller.root_device == 0 || root_device(current().cast_const().cast()) == caller.root_device)
     {
-        rule_of_path(caller.task, caller.set, file)
+        rule_of_path(current(), caller.set, file)
     } else {
         PathRule::NONE
     };
@@ -84,7 +84,7 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
         None if denylist_entries == 0
             && caller.flags & policy_flag::ANY_SIZE == 0
             && !size_is_listed(caller.set, size_bytes)
-            && !(caller.entering && size_is_listed(RUNTIME_SET, size_bytes)) =>
+            && !(caller.entering != 0 && size_is_listed(RUNTIME_SET, size_bytes)) =>
         {
             count(counter::SIZE_MISS);
             None
@@ -101,7 +101,7 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     if let Some(known) = known {
         digest = known;
         flags |= record_flag::DIGEST;
-        if caller.entering && inode.device() != caller.root_device && rule_of_digest(RUNTIME_SET, &digest).is_some() {
+        if caller.entering != 0 && inode.device() != caller.root_device && rule_of_digest(RUNTIME_SET, &digest).is_some() {
             membership = Membership::RUNTIME_HELPER;
         }
         // SAFETY: only presence matters.

@@ -86,6 +86,12 @@ pub enum Problem {
         /// The image.
         image: ImageDigest,
     },
+    /// The ELF loader as a program: it would start any file it is given.
+    #[error("{path} is the ELF loader, which may serve as interpreter only; name the program itself")]
+    Loader {
+        /// The loader.
+        path: FilePath,
+    },
     /// Neither ELF nor a readable `#!` line.
     #[error("{path} is neither an ELF file nor a script with a #! line, so the kernel cannot start it; add a #! line")]
     NoFormat {

@@ -64,7 +64,7 @@ pub(crate) fn uses(tree: &ImageTree) -> Vec<Use> {
         }
     }
     for (path, file) in &executables {
-        if loader_files.contains(file) || is_loader_name(path) {
+        if loader_files.contains(file) || path::is_loader_name(path) {
             if !loader_files.contains(file) {
                 found.push(one(
                     *file,
@@ -124,11 +124,6 @@ fn applets(tree: &ImageTree, executables: &[(FilePath, FileId)]) -> Vec<Use> {
         }
     }
     found
-}
-
-fn is_loader_name(path: &FilePath) -> bool {
-    let name = path::base_name(path.as_bytes());
-    name.starts_with(b"ld-") && name.windows(3).any(|part| part == b".so")
 }
 
 fn one(file: FileId, path: FilePath, real_path: FilePath, role: Role, reason: &str) -> Use {

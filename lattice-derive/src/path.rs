@@ -93,6 +93,12 @@ pub fn parent(path: &FilePath) -> FilePath {
     join(all)
 }
 
+/// Whether this is what ELF loaders are called: `ld-linux-x86-64.so.2`, `ld-musl-x86_64.so.1`, `ld.so`.
+pub fn is_loader_name(path: &FilePath) -> bool {
+    let name = base_name(path.as_bytes());
+    name == b"ld.so" || (name.starts_with(b"ld-") && name.windows(3).any(|part| part == b".so"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

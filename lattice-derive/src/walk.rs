@@ -115,6 +115,12 @@ impl<'a> Walk<'a> {
             Ok(program) => program,
             Err(problem) => return self.problem(place, bytes, problem),
         };
+        if [&program.path, &program.real_path]
+            .into_iter()
+            .any(path::is_loader_name)
+        {
+            return self.problem(place, bytes, Problem::Loader { path: program.path });
+        }
         let place = place.step(found_as(bytes, &program));
         if let Err(problem) = self.require(&place, &program, Role::Target, 0) {
             return self.problem(&place, bytes, problem);

@@ -595,3 +595,24 @@ fn the_same_input_gives_the_same_output() {
     };
     assert_eq!(once(), once());
 }
+
+#[test]
+fn the_loader_is_no_program() {
+    let started = |command: &str| {
+        derive_with(
+            image(&[DEBIAN], config(command, "")),
+            container(|_| {}),
+            &Settings::default(),
+        )
+    };
+    for command in [
+        "/lib64/ld-linux-x86-64.so.2|/app/server",
+        "env|/usr/lib64/ld-linux-x86-64.so.2|/app/server",
+    ] {
+        let error = started(command).unwrap_err().to_string();
+        assert!(
+            error.contains("is the ELF loader, which may serve as interpreter only"),
+            "{error}"
+        );
+    }
+}

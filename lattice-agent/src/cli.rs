@@ -74,6 +74,24 @@ pub(crate) struct Settings {
     /// Entries over all sets
     #[arg(long, value_name = "COUNT", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
     pub(crate) max_entries: u32,
+    /// Central's URL, https://HOST:PORT; without it policies come from files alone
+    #[arg(long, value_name = "URL", requires_all = ["client_cert", "client_key", "ca"])]
+    pub(crate) central: Option<String>,
+    /// This node's certificate (PEM); its name is NODE.node.lattice
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_key: Option<PathBuf>,
+    /// Certificate of the authority that signed central's (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Where latticectl finds the agent
+    #[arg(long, value_name = "SOCKET", default_value = "/run/lattice/agent.sock")]
+    pub(crate) socket: PathBuf,
+    /// Room for events that central has not acknowledged, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(crate) spool_size: u64,
     /// Where state is kept between starts
     #[arg(long, value_name = "DIR", default_value = "/var/lib/lattice")]
     pub(crate) state: PathBuf,

@@ -10,6 +10,7 @@
 //!
 //! The agent may die at any time: programs, maps and ring buffer are pinned, and what it knew is found there and on disk.
 
+pub mod backend;
 pub mod backoff;
 pub mod checked_file;
 pub mod containers;
@@ -19,6 +20,7 @@ pub mod error_chain;
 pub mod events;
 pub mod kernel;
 pub mod policy_files;
+pub mod policy_sources;
 pub mod runtime_programs;
 pub mod spool;
 pub mod state;

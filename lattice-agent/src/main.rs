@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("LATTICE_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let arguments = match cli::Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
         }
     };
     match arguments.command {
-        cli::Command::Run(settings) => run::run(settings),
+        cli::Command::Run(settings) => run::run(&settings),
         cli::Command::Probe => run::probe(),
         cli::Command::Uninstall(settings) => run::uninstall(&settings),
     }

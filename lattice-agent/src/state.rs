@@ -17,7 +17,8 @@ use nix::{
 
 use crate::{
     containers::{ContainerInfo, Sink},
-    enforcement::{Enforcement, error_chain},
+    enforcement::Enforcement,
+    error_chain::ErrorChain,
     events::record::JudgedFile,
     kernel::maps::Maps,
 };
@@ -101,12 +102,12 @@ impl Shared {
 
 impl Sink for Shared {
     fn started(&self, container: ContainerInfo) -> Result<(), String> {
-        self.enforcement().container_started(container).map_err(|error| error_chain(&error))
+        self.enforcement().container_started(container).map_err(|error| ErrorChain(&error).to_string())
     }
 
     fn stopped(&self, cgroup_id: u64) {
         if let Err(error) = self.enforcement().container_stopped(cgroup_id) {
-            tracing::error!(cgroup_id, error = error_chain(&error), "a container that is gone could not be removed from the maps");
+            tracing::error!(cgroup_id, error = %ErrorChain(&error), "a container that is gone could not be removed from the maps");
         }
     }
 }

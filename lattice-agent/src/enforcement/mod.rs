@@ -25,7 +25,7 @@ use self::{
     compile::{CompileError, Compiled, EntrySet, compile, fail_action, mode},
     tables::{TableError, Tables},
 };
-use crate::containers::ContainerInfo;
+use crate::{containers::ContainerInfo, error_chain::ErrorChain};
 
 /// Why a change was not made, or not wholly.
 #[derive(Debug, thiserror::Error)]
@@ -65,20 +65,8 @@ pub struct ApplyReport {
 impl ApplyReport {
     /// The errors in one text, each with its causes; empty where all is well.
     pub fn text(&self) -> String {
-        self.errors.iter().map(|error| error_chain(error)).collect::<Vec<_>>().join("; ")
+        self.errors.iter().map(|error| ErrorChain(error).to_string()).collect::<Vec<_>>().join("; ")
     }
-}
-
-/// An error and its causes in one line.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone)]

@@ -2,15 +2,18 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 
-use lattice_api::v1::{self, Event, Violation, event::Kind};
+use lattice_api::{
+    event::violation_message,
+    v1::{self, Event, Violation, event::Kind},
+};
 use lattice_common::{
     abi::{digest_bytes, hook, record_flag},
-    verdict::{Effect, Mode, Reason},
+    verdict::{Effect, Reason},
 };
-use lattice_policy::{ExecPolicy, FilePath};
+use lattice_policy::ExecPolicy;
 
 use super::{clock::wall_nanos, record::JudgedFile};
-use crate::containers::ContainerInfo;
+use crate::{backend::container_message, containers::ContainerInfo};
 
 /// `s_magic` of tmpfs, where memfds live.
 const TMPFS: u32 = 0x0102_1994;
@@ -56,7 +59,10 @@ pub fn explain(
         parent_pid: record.parent_pid,
         ancestors: ancestors(record.parent_pid),
         comm: record.comm.clone(),
-        container: Some(container_message(container, record.cgroup_id)),
+        container: Some(container.map_or_else(
+            || v1::Container { cgroup_id: record.cgroup_id, ..v1::Container::default() },
+            container_message,
+        )),
         policy: policy.map(|policy| policy_reference(policy, record)),
         role: record.role.text().unwrap_or_default().into(),
         origin: record.origin.text().unwrap_or("unknown").into(),
@@ -65,7 +71,7 @@ pub fn explain(
         message: String::new(),
         tier: node.tier,
     };
-    violation.message = sentence(record, &violation);
+    violation.message = violation_message(&violation);
     Event {
         node: node.name.clone(),
         boot_id: node.boot_id.clone(),
@@ -86,23 +92,6 @@ fn effective_action(record: &JudgedFile) -> &'static str {
         (_, false, true) => "deny",
         (_, false, false) => "none",
     }
-}
-
-fn container_message(container: Option<&ContainerInfo>, cgroup_id: u64) -> v1::Container {
-    container.map_or_else(
-        || v1::Container { cgroup_id, ..v1::Container::default() },
-        |info| v1::Container {
-            container_id: info.container_id.clone(),
-            namespace: info.namespace.clone(),
-            pod: info.pod.clone(),
-            workload: info.workload.clone(),
-            name: info.name.clone(),
-            service_account: info.service_account.clone(),
-            image_reference: info.image_reference.clone(),
-            image_digest: info.image_digest.map(|digest| digest.to_string()).unwrap_or_default(),
-            cgroup_id,
-        },
-    )
 }
 
 fn policy_reference(policy: &ExecPolicy, record: &JudgedFile) -> v1::PolicyReference {
@@ -166,54 +155,4 @@ fn parent_of(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command name in parentheses may hold anything but its end is the last parenthesis.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// What happened, to what, why, and what to do next.
-fn sentence(record: &JudgedFile, violation: &Violation) -> String {
-    let path = if violation.path.is_empty() { &violation.path_as_passed } else { &violation.path };
-    let file = if path.is_empty() { "a file without a name".to_owned() } else { FilePath::from_bytes(path.clone()).to_string() };
-    let what = match (record.effect, violation.effective_action.as_str()) {
-        (Effect::NOTE | Effect::RUN, _) if record.mode == Mode::MONITOR => "would have been killed",
-        (Effect::NOTE | Effect::RUN, _) => "ran although it could not be judged",
-        (_, "deny+kill" | "kill") => "was killed before its first instruction",
-        (_, "deny") => "was refused",
-        _ => "was to be refused, and could not be",
-    };
-    let policy = violation.policy.as_ref().map(|policy| format!("{}/{}", policy.namespace, policy.name)).unwrap_or_default();
-    let (why, next) = match record.reason {
-        Reason::UNLISTED => {
-            let why = match violation.drift.as_str() {
-                "modified" => format!("its content is not the one that policy {policy} lists for this path"),
-                "not-in-image" => format!("it is not part of the image, and policy {policy} does not list it"),
-                "memfd" => format!("it exists only in memory, and policy {policy} does not list its content"),
-                "deleted" => format!("it has been deleted, and policy {policy} does not list its content"),
-                _ => format!("policy {policy} does not list it"),
-            };
-            (why, "if the service needs it, name it in the service's specification")
-        }
-        Reason::ROLE => (
-            format!("policy {policy} lists it, but not as {}", record.role.text().unwrap_or("this")),
-            "start it as the policy lists it, or name it as a command in the service's specification",
-        ),
-        Reason::ORIGIN => (
-            format!("policy {policy} lists it for another origin than {}", violation.origin),
-            "what only a probe or hook needs cannot be started by the application",
-        ),
-        Reason::DENYLISTED => ("its content is on the denylist".to_owned(), "see who put it there before anything else"),
-        Reason::UNRESOLVED | Reason::UNRESOLVED_OPEN => (
-            "its content could not be taken: someone has it open for writing, or its file system can serve two contents".to_owned(),
-            "close the writer, or move the file onto the image",
-        ),
-        Reason::MISSING | Reason::MISSING_OPEN => {
-            ("no policy is there for this container".to_owned(), "see `latticectl service list` for why")
-        }
-        Reason::PENDING | Reason::PENDING_OPEN => {
-            ("the container's policy had not arrived".to_owned(), "start it again once `latticectl status` shows the container")
-        }
-        Reason::UNKNOWN | Reason::UNKNOWN_OPEN => {
-            ("nobody has said which container this cgroup is".to_owned(), "see that the agent reaches the container runtime")
-        }
-        _ => (String::new(), ""),
-    };
-    format!("{file} {what}: {why}; {next}")
 }

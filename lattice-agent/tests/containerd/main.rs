@@ -121,7 +121,7 @@ fn containers_are_known_before_their_first_act() {
     if let Err(error) = CgroupTree::find() {
         return println!("skipped: containers_are_known_before_their_first_act: {error}");
     }
-    tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::DEBUG).init();
+    tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

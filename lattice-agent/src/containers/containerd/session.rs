@@ -8,7 +8,10 @@ use std::{
 
 use futures::StreamExt;
 use prost::Message;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use super::{
     super::process::FirstProcess,
@@ -31,6 +34,13 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Containers that are asked about at the same time after a connect.
 const ASKED_AT_ONCE: usize = 16;
+
+/// Events that may wait while containerd is asked for the list.
+const WAITING_EVENTS: usize = 4096;
+/// The stream of events is there for certain by then; what came between the first list and the stream is in the second.
+const RELIST_AFTER: Duration = Duration::from_secs(1);
+/// How often the list is held against what the events said.
+const RELIST_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Never ends. Logs once when containerd comes and once when it goes.
 pub(super) async fn keep_watching(settings: Settings, shared: Arc<Shared>, connection: watch::Sender<Connection>) {
@@ -68,22 +78,58 @@ async fn watch_once(
         shared: Arc::clone(shared),
         images: Arc::clone(images),
     };
-    // First the stream, so that nothing falls between the list and the stream.
-    let mut events = session.client.events().await?;
+    // First the stream, so that nothing falls between the list and the stream. Containerd answers this question only with the
+    // first event, so nobody can wait for the answer; see RELIST_AFTER.
+    let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
+    let mut following = JoinSet::new();
+    following.spawn(follow(session.client.clone(), sender));
+    tokio::task::yield_now().await;
     let containers = session.list(&settings.namespaces).await?;
     connection.send_replace(Connection::Watching);
     tracing::info!(socket = %settings.socket.display(), containers, "watching containerd");
     let mut questions = JoinSet::new();
+    let relist = tokio::time::sleep(RELIST_AFTER);
+    tokio::pin!(relist);
     loop {
-        let envelope = events.message().await.map_err(|status| ClientError::Refused {
-            question: "the next event",
-            status: Box::new(status),
-        })?;
-        let envelope = envelope.ok_or(ClientError::EventsEnded)?;
-        if settings.namespaces.is_empty() || settings.namespaces.contains(&envelope.namespace) {
-            session.take(envelope, &mut questions);
+        tokio::select! {
+            event = events.recv() => {
+                let envelope = event.ok_or(ClientError::EventsEnded)??;
+                if settings.namespaces.is_empty() || settings.namespaces.contains(&envelope.namespace) {
+                    session.take(envelope, &mut questions);
+                }
+            }
+            () = &mut relist => {
+                session.list(&settings.namespaces).await?;
+                relist.as_mut().reset(tokio::time::Instant::now() + RELIST_INTERVAL);
+            }
         }
         while questions.try_join_next().is_some() {}
+    }
+}
+
+/// Hands on events until the stream or the receiver ends.
+async fn follow(client: Client, sender: mpsc::Sender<Result<Envelope, ClientError>>) {
+    let mut events = match client.events().await {
+        Ok(events) => events,
+        Err(error) => {
+            // Nobody waits for it any more: that is fine.
+            let _ = sender.send(Err(error)).await;
+            return;
+        }
+    };
+    loop {
+        let next = match events.message().await {
+            Ok(Some(envelope)) => Ok(envelope),
+            Ok(None) => return,
+            Err(status) => Err(ClientError::Refused {
+                question: "the next event",
+                status: Box::new(status),
+            }),
+        };
+        let is_end = next.is_err();
+        if sender.send(next).await.is_err() || is_end {
+            return;
+        }
     }
 }
 

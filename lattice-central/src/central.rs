@@ -84,7 +84,8 @@ impl Central {
     pub async fn prepare(settings: &Settings) -> Result<Self, CentralError> {
         let lock = take_state_directory(&settings.state)?;
         let (store, remembered) = Store::open(&settings.state)?;
-        let reader = DirectoryReader::open(&settings.local).map_err(|source| CentralError::Objects {
+        let last_good = settings.state.join("last-good");
+        let reader = DirectoryReader::open(&settings.local, &last_good).map_err(|source| CentralError::Objects {
             path: settings.local.clone(),
             source,
         })?;

@@ -8,7 +8,11 @@
 //! It stops at the first gate that does not open, and says which, why, and what to do. After the first step only the digest
 //! counts, never the tag. Only registries that a TrustPolicy names are contacted.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use lattice_api::object::{Container, LatticeService};
 use lattice_derive::{Image, Platform};
@@ -168,10 +172,11 @@ impl Chain {
         let mut read: BTreeMap<ImageDigest, Arc<Image>> = BTreeMap::new();
         for Container { name, image, .. } in self.containers() {
             let resolved = &by_reference[image.as_str()].resolved;
-            if !read.contains_key(&resolved.digest) {
-                read.insert(resolved.digest, self.read(name, resolved).await?);
-            }
-            images.insert(name.clone(), read[&resolved.digest].clone());
+            let image = match read.entry(resolved.digest) {
+                Entry::Occupied(entry) => entry.get().clone(),
+                Entry::Vacant(entry) => entry.insert(self.read(name, resolved).await?).clone(),
+            };
+            images.insert(name.clone(), image);
         }
         let spec = service_spec(&self.service);
         let settings = lattice_derive::Settings::default();

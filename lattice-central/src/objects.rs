@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A file counts as a whole: where one document in it is wrong, nothing of its new content does, and what the file said
-//! before stays. A file that is gone takes its objects along.
+//! before stays, through a restart too. A file that is gone takes its objects along.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,6 +18,7 @@ use lattice_policy::ExecPolicy;
 use crate::{board::Key, gate::Gate};
 
 mod directory;
+mod last_good;
 mod trust;
 mod watcher;
 

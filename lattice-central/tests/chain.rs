@@ -228,7 +228,7 @@ async fn what_is_not_signed_by_our_key_gets_no_policy() {
         "{message}"
     );
     assert!(
-        message.contains("the image has no signature; sign it with the key that the TrustPolicy names"),
+        message.contains("the image has no signature in cosign's `.sig` form"),
         "{message}"
     );
     assert!(message.contains("No policy is in force"), "{message}");

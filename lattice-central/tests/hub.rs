@@ -345,8 +345,8 @@ async fn whoever_follows_misses_nothing() {
         agent.send_events(events).await;
         agent.acknowledged().await;
     }
-    let mut expected = (1..=10).chain((11..6_011).filter(|sequence| sequence % 3 != 0));
-    while let Some(wanted) = expected.next() {
+    let expected = (1..=10).chain((11..6_011).filter(|sequence| sequence % 3 != 0));
+    for wanted in expected {
         let event = timeout(PATIENCE, followed.message())
             .await
             .expect("in time")

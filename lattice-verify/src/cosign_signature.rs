@@ -82,8 +82,9 @@ pub struct SignatureFacts {
 pub enum Refusal {
     /// Nothing at the `.sig` tag.
     #[error(
-        "the image has no signature; sign it with the key that the TrustPolicy names: \
-         `cosign sign --key cosign.key IMAGE@{image_digest}`"
+        "the image has no signature in cosign's `.sig` form (other forms are not read); sign it with the key that the \
+         TrustPolicy names: `cosign sign --key cosign.key --new-bundle-format=false --use-signing-config=false \
+         --tlog-upload=false IMAGE@{image_digest}`"
     )]
     Unsigned {
         /// The image's digest.

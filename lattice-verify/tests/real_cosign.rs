@@ -15,11 +15,11 @@ const DIGEST: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15
 
 /// The cosign program that answers to `version`, or a line on standard error that says why there is none.
 fn cosign(test: &str) -> Option<PathBuf> {
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/cosign");
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path)
         .map(|folder| folder.join("cosign"))
-        .chain([tools])
+        .chain([tools.join("bin/cosign"), tools.join("cosign")])
         .find(|program| {
             Command::new(program)
                 .arg("version")

@@ -11,7 +11,7 @@ use std::{
 use lattice_api::object::{Object, Secret, read_objects};
 use sha2::{Digest, Sha256};
 
-use super::{ObjectSet, trust::Trust};
+use super::{ObjectSet, last_good::LastGood, trust::Trust};
 use crate::{
     board::Key,
     gate::{Gate, PolicySource},
@@ -21,6 +21,9 @@ use crate::{
 const FILE_BYTES_MAXIMUM: u64 = 4 * 1024 * 1024;
 /// More files than this are not what the directory is for.
 const FILES_MAXIMUM: usize = 4_096;
+
+/// The Cedar policies are kept together, since only the set as a whole was good; no file of objects has such a name.
+const POLICIES_KEPT_AS: &str = "policies.cedar";
 
 /// One file of objects.
 #[derive(Default)]
@@ -35,8 +38,10 @@ struct ObjectFile {
 /// Reads the directory and remembers the last good state of each file.
 pub struct DirectoryReader {
     directory: PathBuf,
+    last_good: LastGood,
     files: BTreeMap<String, ObjectFile>,
-    policies: BTreeMap<String, String>,
+    /// `None` before the first look: then no policies is a change too, from those that were kept.
+    policies: Option<BTreeMap<String, String>>,
     unreadable_policies: BTreeMap<String, String>,
     gate: Arc<Gate>,
     gate_problems: BTreeMap<String, Vec<String>>,
@@ -44,18 +49,25 @@ pub struct DirectoryReader {
 }
 
 impl DirectoryReader {
-    /// Has read nothing yet; denies everything.
+    /// Has read nothing yet. The Cedar policies are those that were good last, before a restart; without any, everything is
+    /// denied. What is good is kept in the folder `last_good`.
     ///
     /// # Errors
-    /// When the directory cannot be listed: at the start that is a mistake, later it is a problem.
-    pub fn open(directory: &Path) -> io::Result<Self> {
+    /// When the directory cannot be listed (at the start that is a mistake, later it is a problem), or the folder not be made.
+    pub fn open(directory: &Path, last_good: &Path) -> io::Result<Self> {
         fs::read_dir(directory)?;
+        let last_good = LastGood::open(last_good)?;
+        let kept: Option<BTreeMap<String, String>> = last_good
+            .read(POLICIES_KEPT_AS)
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let gate = Gate::read(&sources(&kept.unwrap_or_default())).unwrap_or_default();
         Ok(Self {
             directory: directory.to_owned(),
+            last_good,
             files: BTreeMap::new(),
-            policies: BTreeMap::new(),
+            policies: None,
             unreadable_policies: BTreeMap::new(),
-            gate: Arc::new(Gate::default()),
+            gate: Arc::new(gate),
             gate_problems: BTreeMap::new(),
             directory_problem: None,
         })
@@ -114,8 +126,22 @@ impl DirectoryReader {
     fn scan_objects(&mut self, names: &[String]) -> bool {
         let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
+        self.last_good
+            .retain(|name| name == POLICIES_KEPT_AS || names.iter().any(|listed| listed == name));
         let mut changed = self.files.len() != before;
         for name in names {
+            if !self.files.contains_key(name) {
+                // Until the file itself is good, what was good before a restart holds.
+                let kept = self
+                    .last_good
+                    .read(name)
+                    .and_then(|bytes| read_objects(name, &bytes).ok());
+                let file = ObjectFile {
+                    objects: kept.unwrap_or_default(),
+                    ..ObjectFile::default()
+                };
+                self.files.insert(name.clone(), file);
+            }
             let bytes = match read_capped(&self.directory.join(name)) {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => {
@@ -137,8 +163,13 @@ impl DirectoryReader {
             }
             (file.sha256, changed) = (Some(sha256), true);
             match read_objects(name, &bytes) {
-                Ok(objects) => (file.objects, file.problems) = (objects, Vec::new()),
-                Err(diagnostics) => file.problems = diagnostics.iter().map(ToString::to_string).collect(),
+                Ok(objects) => {
+                    (file.objects, file.problems) = (objects, Vec::new());
+                    self.last_good.keep(name, &bytes);
+                }
+                Err(diagnostics) => {
+                    file.problems = diagnostics.iter().map(ToString::to_string).collect();
+                }
             }
         }
         changed
@@ -162,17 +193,11 @@ impl DirectoryReader {
                 Err(problem) => drop(unreadable.insert(name.clone(), problem)),
             }
         }
-        if texts == self.policies && unreadable == self.unreadable_policies {
+        if self.policies.as_ref() == Some(&texts) && unreadable == self.unreadable_policies {
             return false;
         }
-        let sources: Vec<_> = texts
-            .iter()
-            .map(|(file, text)| PolicySource {
-                file: file.clone(),
-                text: text.clone(),
-            })
-            .collect();
-        (self.policies, self.unreadable_policies) = (texts, unreadable);
+        let sources = sources(&texts);
+        (self.policies, self.unreadable_policies) = (Some(texts), unreadable);
         self.gate_problems.clear();
         for (file, problem) in &self.unreadable_policies {
             self.gate_problems
@@ -182,7 +207,12 @@ impl DirectoryReader {
         }
         match Gate::read(&sources) {
             // Half a set of rules is another set of rules: a file that cannot be read may hold the forbid.
-            Ok(gate) if self.unreadable_policies.is_empty() => self.gate = Arc::new(gate),
+            Ok(gate) if self.unreadable_policies.is_empty() => {
+                self.gate = Arc::new(gate);
+                // A map of strings has no value that JSON lacks.
+                let kept = serde_json::to_vec(&self.policies).unwrap_or_default();
+                self.last_good.keep(POLICIES_KEPT_AS, &kept);
+            }
             Ok(_) => {}
             Err(problems) => {
                 for problem in problems {
@@ -243,6 +273,16 @@ impl DirectoryReader {
         set.trust = Arc::new(Trust::new(trust_policies.into_values(), &secrets));
         set
     }
+}
+
+fn sources(texts: &BTreeMap<String, String>) -> Vec<PolicySource> {
+    texts
+        .iter()
+        .map(|(file, text)| PolicySource {
+            file: file.clone(),
+            text: text.clone(),
+        })
+        .collect()
 }
 
 /// The file's bytes; `None` where it is gone or no file.

@@ -20,7 +20,7 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain([tools])
+        .chain([tools.join("bin"), tools])
         .map(|folder| folder.join(name))
         .find(|program| {
             Command::new(program)

@@ -40,14 +40,29 @@ fn public_key() -> &'static str {
 
 struct Fixture {
     directory: tempfile::TempDir,
+    state: tempfile::TempDir,
     reader: DirectoryReader,
 }
 
 impl Fixture {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let reader = DirectoryReader::open(directory.path()).unwrap();
-        Self { directory, reader }
+        let state = tempfile::tempdir().unwrap();
+        let mut reader = DirectoryReader::open(directory.path(), &state.path().join("last-good")).unwrap();
+        // The first look tells that there is nothing.
+        reader.scan();
+        Self {
+            directory,
+            state,
+            reader,
+        }
+    }
+
+    /// What a central that starts now would read.
+    fn restart(&mut self) -> ObjectSet {
+        self.reader = DirectoryReader::open(self.directory.path(), &self.state.path().join("last-good")).unwrap();
+        self.reader.scan();
+        self.reader.objects()
     }
 
     fn write(&mut self, name: &str, text: &str) -> ObjectSet {
@@ -243,4 +258,57 @@ fn the_only_key_of_a_secret_is_the_key() {
         set.trust.registries.keys_for("registry.example.com").map(<[_]>::len),
         Some(1)
     );
+}
+
+#[test]
+fn a_restart_while_files_are_broken_takes_nothing_away() {
+    let mut fixture = Fixture::new();
+    fixture.write("service.yaml", SERVICE);
+    let permits = |set: &ObjectSet| {
+        let facts = crate::gate::ImageFacts {
+            signers: vec!["a".to_owned()],
+            ..Default::default()
+        };
+        let identity = |text: &str| text.to_owned();
+        let (namespace, name, environment) = (identity("a"), identity("b"), identity("staging"));
+        let service = crate::gate::ServiceIdentity {
+            namespace,
+            name,
+            environment,
+        };
+        let action = crate::gate::Action::DeployImage(facts);
+        let question = crate::gate::Question {
+            service,
+            action,
+            actor: identity("test"),
+            time: std::time::SystemTime::now(),
+        };
+        set.gate.decide(&question).is_allowed()
+    };
+    assert!(permits(&fixture.write("gates.cedar", PERMIT)));
+    fixture.problem("service.yaml", "{", "service.yaml:");
+    fixture.problem("gates.cedar", "permit(", "gates.cedar:1");
+    for _ in 0..2 {
+        let set = fixture.restart();
+        assert_eq!(services(&set), ["registry.example.com/payment-service:v1"]);
+        assert!(permits(&set));
+        assert_eq!(set.problems.len(), 2, "and it says so");
+    }
+    // A kept file that was tampered with does not count.
+    let kept = fixture.state.path().join("last-good/service.yaml");
+    let text = fs::read(&kept).unwrap();
+    let tampered: Vec<u8> = text
+        .iter()
+        .map(|byte| if *byte == b'1' { b'2' } else { *byte })
+        .collect();
+    assert_ne!(text, tampered);
+    fs::write(&kept, tampered).unwrap();
+    assert_eq!(services(&fixture.restart()), Vec::<String>::new());
+    // What is gone is forgotten.
+    fs::remove_file(fixture.directory.path().join("service.yaml")).unwrap();
+    fixture.restart();
+    assert!(!kept.exists());
+    fs::remove_file(fixture.directory.path().join("gates.cedar")).unwrap();
+    assert!(!permits(&fixture.restart()));
+    assert!(!permits(&fixture.restart()));
 }

@@ -136,6 +136,7 @@ impl ByHand {
             image_reference: String::new(),
             image_digest: None,
             cgroup_id: cgroup_id(&folder).ok_or_else(no_cgroup)?,
+            has_own_root: false,
             is_running: super::cgroup_tree::is_populated(&folder),
             cgroup_path: folder,
             root_device: 0,

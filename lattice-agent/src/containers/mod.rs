@@ -50,6 +50,8 @@ pub struct ContainerInfo {
     pub pid: Option<u32>,
     /// Whether its first program has started: what starts next has entered from outside, or descends from what runs.
     pub is_running: bool,
+    /// Whether a runtime gives it a root file system of its own.
+    pub has_own_root: bool,
 }
 
 /// Where containers are told to. Called in the order in which things happened, never at the same time for one watcher.

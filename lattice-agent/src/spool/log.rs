@@ -67,8 +67,8 @@ pub(super) struct Log {
     acknowledged_is_dirty: bool,
     /// All that was ever taken and is remembered: acknowledged or in a segment.
     seen: BTreeMap<String, Ranges>,
-    /// Boot of the latest event.
-    latest_boot: String,
+    /// The latest event, without its content.
+    latest: Event,
     /// Where the next batch begins: place in `segments`, and offset in it.
     cursor: (usize, u64),
     is_unsynced: bool,
@@ -110,7 +110,7 @@ impl Log {
             seen: acknowledged.clone(),
             acknowledged,
             acknowledged_is_dirty: false,
-            latest_boot: String::new(),
+            latest: Event::default(),
             cursor: (0, 0),
             is_unsynced: false,
             metrics: Metrics::default(),
@@ -196,7 +196,10 @@ impl Log {
     fn note(&mut self, segment: &mut Segment, event: &Event) {
         let (first, last) = span(event);
         self.seen.entry(event.boot_id.clone()).or_default().insert(first, last);
-        self.latest_boot.clone_from(&event.boot_id);
+        self.latest = Event {
+            kind: None,
+            ..event.clone()
+        };
         if !self
             .acknowledged
             .get(&event.boot_id)
@@ -324,13 +327,17 @@ impl Log {
         Ok(())
     }
 
-    /// Gives up the oldest segment; what was pending in it becomes gaps, in the form and at the time of `like`.
     fn drop_oldest(&mut self, like: &Event) -> Result<(), SpoolError> {
-        let Some(oldest) = self.segments.front() else {
+        self.give_up(0, like, SPOOL_FULL)
+    }
+
+    /// Gives up a segment; what was pending in it becomes gaps, in the form and at the time of `like`.
+    fn give_up(&mut self, place: usize, like: &Event, cause: &str) -> Result<(), SpoolError> {
+        let Some(segment) = self.segments.get(place) else {
             return Ok(());
         };
-        let pending = oldest.pending.clone();
-        self.remove_segment(0)?;
+        let pending = segment.pending.clone();
+        self.remove_segment(place)?;
         for (boot_id, ranges) in pending {
             let like = Event {
                 boot_id: boot_id.clone(),
@@ -342,12 +349,13 @@ impl Log {
                     boot_id,
                     first,
                     last,
-                    "events were lost: the spool is full, central has not taken them"
+                    cause,
+                    "events were lost: central had not taken them"
                 );
                 let gap = Gap {
                     first_sequence: first,
                     last_sequence: last,
-                    cause: SPOOL_FULL.into(),
+                    cause: cause.into(),
                 };
                 let event = Event {
                     sequence: first,
@@ -398,7 +406,13 @@ impl Log {
                 self.cursor = (self.cursor.0 + 1, 0);
                 continue;
             }
-            let (event, length) = read_frame(segment, self.cursor.1)?;
+            let (event, length) = match read_frame(segment, self.cursor.1) {
+                Ok(read) => read,
+                Err(error) => {
+                    self.give_up_damaged(batch.last(), &error)?;
+                    continue;
+                }
+            };
             self.cursor.1 += length as u64;
             if segment
                 .pending
@@ -410,6 +424,18 @@ impl Log {
             }
         }
         Ok(batch)
+    }
+
+    /// The segment at the cursor cannot be read any more. Without this, all behind it would never be sent.
+    fn give_up_damaged(&mut self, latest: Option<&Event>, error: &SpoolError) -> Result<(), SpoolError> {
+        tracing::error!(error = %ErrorChain(error), "a part of the spool is damaged and is given up");
+        let like = latest.cloned().unwrap_or_else(|| self.latest.clone());
+        let place = self.cursor.0;
+        if place + 1 == self.segments.len() {
+            self.begin_segment()?;
+        }
+        // Beginning a segment may have removed what is done before it.
+        self.give_up(self.cursor.0, &like, SPOOL_CORRUPT)
     }
 
     /// The newest events that are in the spool, acknowledged or not, oldest first, at most so many.
@@ -519,7 +545,7 @@ impl Log {
 
     fn forget_old_boots(&mut self) {
         let is_needed = |boot_id: &str| {
-            *boot_id == *self.latest_boot
+            *boot_id == *self.latest.boot_id
                 || self.segments.iter().any(|segment| {
                     segment.pending.contains_key(boot_id) || segment.gaps.keys().any(|(boot, _)| boot == boot_id)
                 })

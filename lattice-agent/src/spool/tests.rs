@@ -183,6 +183,29 @@ fn damage_in_an_older_segment_becomes_a_gap() {
 }
 
 #[test]
+fn damage_under_an_open_spool_becomes_a_gap_and_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = Log::open(folder.path(), 1 << 20).unwrap();
+    log.append(&[event(1, 1), event(1, 2), event(1, 3)]).unwrap();
+    let path = last_segment(folder.path()).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let events = log.next_batch(10, usize::MAX).unwrap();
+    assert_eq!(events[0], event(1, 1));
+    assert!(
+        matches!(&events[1].kind, Some(Kind::Gap(gap)) if gap.cause == "spool-corrupt"),
+        "{events:?}"
+    );
+    log.append(&[event(1, 4)]).unwrap();
+    assert_eq!(
+        pending(&mut log),
+        (1..=4).map(|sequence| ("boot-1".into(), sequence)).collect()
+    );
+}
+
+#[test]
 fn damaged_acknowledgements_mean_sending_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = Log::open(folder.path(), 1 << 20).unwrap();

@@ -121,7 +121,10 @@ fn containers_are_known_before_their_first_act() {
     if let Err(error) = CgroupTree::find() {
         return println!("skipped: containers_are_known_before_their_first_act: {error}");
     }
-    tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).init();
+    tracing_subscriber::fmt()
+        .with_test_writer()
+        .with_max_level(tracing::Level::INFO)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -306,4 +309,14 @@ fn containerd_may_die_and_come_back(daemon: &mut Daemon, witness: &Witness, watc
     );
     let (_, acted) = witness.of("after").first().cloned().expect("it was never known");
     assert!(!acted);
+    // Its image's name was given away while it ran; who saw it start knows better.
+    assert!(
+        witness
+            .of(long)
+            .iter()
+            .all(|(info, _)| info.image_digest == running.image_digest),
+        "{:?}",
+        witness.of(long)
+    );
+    assert!(running.image_digest.is_some());
 }

@@ -93,6 +93,7 @@ pub(super) async fn describe(
             root_device: 0,
             pid: None,
             is_running: false,
+            has_own_root: true,
         },
     })
 }

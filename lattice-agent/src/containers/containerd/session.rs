@@ -166,7 +166,18 @@ impl Session {
                 .map(|task| (id(&task), task))
                 .collect();
             there.extend(containers.iter().map(|container| key(container.id.clone())));
-            let described = futures::stream::iter(containers)
+            // A container is described once; changes come as events. Asking again could only say less: its image's name may
+            // stand for another image by now.
+            let (known, new): (Vec<_>, Vec<_>) = containers
+                .into_iter()
+                .partition(|container| self.shared.knows(&key(container.id.clone())));
+            for container in known {
+                let key = key(container.id);
+                if let Some(task) = tasks.get(&key.id).and_then(|task| self.task_of(&key, task)) {
+                    self.shared.apply(|table| table.task(&key, &task));
+                }
+            }
+            let described = futures::stream::iter(new)
                 .map(|container| {
                     let task = tasks.get(&container.id).cloned();
                     self.expect(key(container.id.clone()), container, task)
@@ -186,12 +197,16 @@ impl Session {
             None if is_late => self.client.task(&key).await?,
             task => task,
         };
-        let task = task.filter(|task| task.status() != Status::Stopped).and_then(|task| {
-            let is_running = task.status() != Status::Created;
-            self.look(&key, task.pid, is_running)
-        });
+        let task = task.and_then(|task| self.task_of(&key, &task));
         self.shared.apply(|table| table.expect(key, description, task.as_ref()));
         Ok(())
+    }
+
+    fn task_of(&self, key: &Key, task: &Process) -> Option<Task> {
+        match task.status() {
+            Status::Stopped => None,
+            status => self.look(key, task.pid, status != Status::Created),
+        }
     }
 
     fn look(&self, key: &Key, pid: u32, is_running: bool) -> Option<Task> {

@@ -70,8 +70,13 @@ impl Table {
     /// Takes what containerd says of a container, before or while it runs.
     ///
     /// `task` is its task, if it is known to have one: where it runs already, its folder alone would look like a start.
-    pub(super) fn expect(&mut self, key: Key, description: Description, task: Option<&Task>) -> Vec<Change> {
+    pub(super) fn expect(&mut self, key: Key, mut description: Description, task: Option<&Task>) -> Vec<Change> {
         if let Some(record) = self.records.get_mut(&key) {
+            // What was proven once stays so: the image's name may have been given to another image since.
+            let before = &record.description.info;
+            if description.info.image_digest.is_none() && description.info.image_reference == before.image_reference {
+                description.info.image_digest = before.image_digest;
+            }
             if let Some(running) = &mut record.running {
                 let ContainerInfo {
                     cgroup_path,
@@ -501,6 +506,23 @@ mod tests {
         assert_eq!(table.expect(key("a"), renamed, None), [Change::Started(key("a"))]);
         let info = table.info(&key("a")).unwrap();
         assert_eq!((info.cgroup_id, info.workload.as_str()), (id, "bakery"));
+    }
+
+    #[test]
+    fn a_proven_image_stays_proven() {
+        let (tree, mut table) = (Tree::new(), Table::default());
+        tree.make("a");
+        let digest = Some(lattice_policy::ImageDigest([7; 32]));
+        let mut proven = tree.description("a");
+        proven.info.image_digest = digest;
+        let changes = table.expect(key("a"), proven, None);
+        tell(&mut table, &changes);
+        assert_eq!(table.expect(key("a"), tree.description("a"), None), []);
+        assert_eq!(table.info(&key("a")).unwrap().image_digest, digest);
+        let mut other = tree.description("a");
+        other.info.image_reference = "other".into();
+        table.expect(key("a"), other, None);
+        assert_eq!(table.info(&key("a")).unwrap().image_digest, None);
     }
 
     #[test]

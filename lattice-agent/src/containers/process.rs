@@ -54,7 +54,7 @@ fn root_device_in(mounts: &str) -> Option<u32> {
         .lines()
         .filter_map(Mount::parse)
         .filter(|mount| mount.point == "/")
-        .last()?;
+        .next_back()?;
     let (major, minor) = root.device.split_once(':')?;
     let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
     (major < 1 << 12 && minor < 1 << 20).then_some(major << 20 | minor)

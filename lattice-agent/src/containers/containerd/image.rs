@@ -91,10 +91,13 @@ struct Settings {
     labels: Option<HashMap<String, String>>,
 }
 
+/// Containerd's namespace, the digest there, and what it holds.
+type KeptImage = (String, ImageDigest, Arc<Vec<Variant>>);
+
 /// Variants of images by namespace and digest; content of a digest never changes.
 #[derive(Debug, Default)]
 pub(super) struct ImageCache {
-    kept: Mutex<VecDeque<(String, ImageDigest, Arc<Vec<Variant>>)>>,
+    kept: Mutex<VecDeque<KeptImage>>,
 }
 
 impl ImageCache {
@@ -134,7 +137,7 @@ impl ImageCache {
         namespace: &str,
         digest: ImageDigest,
     ) -> Result<Arc<Vec<Variant>>, ClientError> {
-        let hit = |kept: &VecDeque<(String, ImageDigest, Arc<Vec<Variant>>)>| {
+        let hit = |kept: &VecDeque<KeptImage>| {
             kept.iter()
                 .find(|entry| entry.0 == namespace && entry.1 == digest)
                 .map(|entry| Arc::clone(&entry.2))

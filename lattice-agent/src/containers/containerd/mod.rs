@@ -13,6 +13,7 @@ mod folder_watch;
     unreachable_pub,
     unused,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     reason = "generated from containerd's .proto files"
 )]
 mod generated;

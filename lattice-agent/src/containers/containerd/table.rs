@@ -206,7 +206,7 @@ impl Table {
         for record in self.records.values_mut() {
             let Some(running) = &record.running else { continue };
             let there = cgroup_id(&running.cgroup_path) == Some(running.cgroup_id);
-            if there && !(record.first_process_exited && !is_populated(&running.cgroup_path)) {
+            if there && (!record.first_process_exited || is_populated(&running.cgroup_path)) {
                 continue;
             }
             changes.push(Change::Stopped(running.cgroup_id));
@@ -358,6 +358,7 @@ mod tests {
                 root_device: 0,
                 pid: None,
                 is_running: false,
+                has_own_root: true,
             };
             Description {
                 info,

@@ -53,8 +53,7 @@ fn root_device_in(mounts: &str) -> Option<u32> {
     let root = mounts
         .lines()
         .filter_map(Mount::parse)
-        .filter(|mount| mount.point == "/")
-        .next_back()?;
+        .rfind(|mount| mount.point == "/")?;
     let (major, minor) = root.device.split_once(':')?;
     let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
     (major < 1 << 12 && minor < 1 << 20).then_some(major << 20 | minor)

@@ -27,7 +27,7 @@ const SECONDS: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, PartialEq)]
 enum Told {
     /// A container, and whether its program had done its first act by then.
-    Started(ContainerInfo, bool),
+    Started(Box<ContainerInfo>, bool),
     Stopped(u64),
 }
 
@@ -45,7 +45,7 @@ impl Sink for Witness {
             Some(container.cgroup_id),
             "{container:?}"
         );
-        self.told.lock().unwrap().push(Told::Started(container, acted));
+        self.told.lock().unwrap().push(Told::Started(Box::new(container), acted));
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl Witness {
         self.told()
             .into_iter()
             .filter_map(|told| match told {
-                Told::Started(info, acted) if info.container_id == id => Some((info, acted)),
+                Told::Started(info, acted) if info.container_id == id => Some((*info, acted)),
                 _ => None,
             })
             .collect()

@@ -103,7 +103,7 @@ impl PolicyFiles {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {name: a, namespace: n}\nspec: {mode: enforce, entries: []}\n";
+    const GOOD: &str = "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {name: a, namespace: payments}\nspec: {mode: enforce, entries: []}\n";
 
     #[test]
     fn a_broken_file_keeps_its_last_good_state() {

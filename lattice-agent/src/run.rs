@@ -14,8 +14,9 @@ use lattice_agent::{
     control::{self, ControlSocket, LocalModes, RecentEvents},
     enforcement::Enforcement,
     events::{EventSink, clock, explain::Node, reader::Reader},
+    inodes::{Inodes, mounts::Mounts},
     kernel::{
-        maps::Maps,
+        maps::{InodeTable, Maps},
         object::{Active, MapSizes, ObjectError, Tier, activate, try_tier_one},
         pins::PinDirectory,
     },
@@ -88,11 +89,19 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     let modes = Arc::new(LocalModes::load(&settings.state, settings.central.clone()));
 
     let pins = PinDirectory::new(&settings.pins.bpf_file_system);
-    let active = activate_best(settings, &pins)?;
+    let mut active = activate_best(settings, &pins)?;
+    active.maps.continue_sequence_after(spool.highest(&boot_id))?;
     tracing::info!(tier = %active.tier, found_pinned = active.found_pinned, kernel = kernel_release, "BPF programs are active");
     let node = Node { name: node_name.clone(), boot_id: boot_id.clone(), tier: active.tier.number() };
     let uplink = uplink(settings, &node, &kernel_release)?;
-    let state = Arc::new(Shared::new(Enforcement::adopt(active.maps)?));
+    let inodes = match active.tier {
+        Tier::One => None,
+        Tier::Two => Some(Inodes::new(InodeTable::open(&pins)?)),
+    };
+    let state = Arc::new(Shared::new(Enforcement::adopt(active.maps)?, inodes));
+    let host_mounts = Mounts::of("1").or_else(|_| Mounts::of("self")).context("cannot read the host's mounts")?;
+    let host_root = host_mounts.of_path(Path::new("/")).map_or(0, |mount| mount.device);
+    state.enforcement().set_host_root(host_root)?;
     let sources = Arc::new(PolicySources::new(Arc::clone(&state)));
     pass_runtime_programs(settings, &state)?;
 

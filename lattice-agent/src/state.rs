@@ -20,18 +20,29 @@ use crate::{
     enforcement::Enforcement,
     error_chain::ErrorChain,
     events::record::JudgedFile,
+    inodes::{Inodes, mounts::Mounts},
     kernel::maps::Maps,
 };
 
 /// Shared by the agent's tasks.
 pub struct Shared {
     enforcement: Mutex<Enforcement<Maps>>,
+    /// Tier 2 only.
+    inodes: Option<Mutex<Inodes>>,
 }
 
 impl Shared {
     /// Around the state.
-    pub fn new(enforcement: Enforcement<Maps>) -> Self {
-        Self { enforcement: Mutex::new(enforcement) }
+    pub fn new(enforcement: Enforcement<Maps>, inodes: Option<Inodes>) -> Self {
+        Self { enforcement: Mutex::new(enforcement), inodes: inodes.map(Mutex::new) }
+    }
+
+    /// Tells the floor where this container's listed files lie.
+    fn tell_inodes(&self, container: &ContainerInfo, policy: Option<&ExecPolicy>) {
+        let Some(inodes) = &self.inodes else { return };
+        for problem in inodes.lock().unwrap_or_else(PoisonError::into_inner).container(container, policy) {
+            tracing::warn!(container = container.container_id, "a listed file is unresolved in this container: {problem}");
+        }
     }
 
     /// The state. Hold it briefly.
@@ -71,6 +82,12 @@ impl Shared {
     /// What was not loaded, and why; the rest is in force.
     pub fn apply(&self, policies: Vec<ExecPolicy>, overrides: BTreeMap<String, Mode>) -> Result<(), String> {
         let report = self.enforcement().apply(policies, overrides);
+        if self.inodes.is_some() {
+            let standings: Vec<_> = self.enforcement().standings().collect();
+            for standing in standings {
+                self.tell_inodes(&standing.info, standing.policy.as_ref());
+            }
+        }
         if report.errors.is_empty() { Ok(()) } else { Err(report.text()) }
     }
 
@@ -102,10 +119,24 @@ impl Shared {
 
 impl Sink for Shared {
     fn started(&self, container: ContainerInfo) -> Result<(), String> {
+        let mut container = container;
+        if container.has_own_root
+            && container.root_device == 0
+            && let Ok(mounts) = Mounts::of("self")
+            && let Some(root) = mounts.root_of_container(&container.container_id)
+        {
+            container.root_device = root.device;
+        }
+        // The floor knows the files before the cgroup is the container's: its first program finds them judged.
+        let policy = self.enforcement().policy_of(&container).cloned();
+        self.tell_inodes(&container, policy.as_ref());
         self.enforcement().container_started(container).map_err(|error| ErrorChain(&error).to_string())
     }
 
     fn stopped(&self, cgroup_id: u64) {
+        if let Some(inodes) = &self.inodes {
+            inodes.lock().unwrap_or_else(PoisonError::into_inner).remove(cgroup_id);
+        }
         if let Err(error) = self.enforcement().container_stopped(cgroup_id) {
             tracing::error!(cgroup_id, error = %ErrorChain(&error), "a container that is gone could not be removed from the maps");
         }

@@ -49,7 +49,7 @@ pub mod maps {
     pub const PATHS: &str = "PATHS";
     /// `Hash<DigestWords, u32>`.
     pub const DENYLIST: &str = "DENYLIST";
-    /// `Hash<InodeKey, DigestWords>`: tier 2's digests of files on read-only layers.
+    /// `Hash<InodeKey, KnownInode>`: what the agent found out of files for tier 2.
     pub const INODES: &str = "INODES";
     /// `PerCpuArray<u64>` by [`Reason`](crate::verdict::Reason), then by [`Counter`](super::counter).
     pub const COUNTERS: &str = "COUNTERS";
@@ -93,8 +93,8 @@ pub struct NodeConfig {
     pub denylist_entries: u32,
     /// Whether new cgroups are announced in the ring buffer (1) or not (0).
     pub announce_cgroups: u32,
-    /// 0.
-    pub reserved: u32,
+    /// `s_dev` of the host's root file system.
+    pub host_root_device: u32,
     /// First eight bytes of the SHA-256 of the loaded object and its offsets: whose programs the pinned links hold.
     pub release: u64,
 }
@@ -133,14 +133,20 @@ pub struct Container {
     pub policy: u32,
     /// Index in `NAMESPACES`.
     pub namespace: u32,
-    /// 0.
-    pub reserved: u32,
+    /// [`container_flag`] bits.
+    pub flags: u32,
     /// `s_dev` of the container's root file system in the kernel's encoding; 0 where it is not known.
     pub root_device: u32,
     /// [`FailAction`] where `policy` is 0.
     pub missing: u32,
     /// The container's cgroup.
     pub cgroup_id: u64,
+}
+
+/// Bits of [`Container::flags`].
+pub mod container_flag {
+    /// A runtime made it: its programs start in a root of their own, and what starts before in the host's root is the runtime.
+    pub const OWN_ROOT: u32 = 1;
 }
 
 /// A policy as the kernel needs it. The flip to a new set or mode is one write of this value.
@@ -221,6 +227,26 @@ pub struct InodeKey {
     pub device: u32,
     /// 0.
     pub reserved: u32,
+}
+
+/// What the agent found out of a file (tier 2, whose programs cannot read one).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KnownInode {
+    /// SHA-256 of its content; of a path entry's path where [`inode_flag::PATH`] says so.
+    pub digest: DigestWords,
+    /// [`inode_flag`] bits.
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Bits of [`KnownInode::flags`].
+pub mod inode_flag {
+    /// A path entry names it: it may start whatever its content.
+    pub const PATH: u32 = 1;
+    /// A file of a layer's own file system, below an overlay: as such nobody in a container reaches it.
+    pub const LAYER: u32 = 2;
 }
 
 /// What an entry allows: for each role, from which origins.
@@ -486,6 +512,7 @@ const _: () = {
     assert!(size_of::<EntryRule>() == 8);
     assert!(size_of::<TaskState>() == 32);
     assert!(size_of::<CachedDigest>() == 40);
+    assert!(size_of::<KnownInode>() == 40);
     assert!(size_of::<CgroupRecord>() == 16);
     assert!(size_of::<ExecRecord>() == 184 + RECORD_PATH_BYTES + RECORD_NAME_BYTES);
 };

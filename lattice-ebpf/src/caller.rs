@@ -31,7 +31,8 @@ pub(crate) struct Caller {
     pub(crate) set: u32,
     /// `policy_flag` bits.
     pub(crate) flags: u32,
-    pub(crate) reserved: u32,
+    /// `container_flag` bits.
+    pub(crate) container_flags: u32,
 }
 
 /// The current task.
@@ -84,7 +85,7 @@ impl Caller {
             policy: 0,
             set: 0,
             flags: 0,
-            reserved: 0,
+            container_flags: 0,
         };
         if lattice_caller(&raw mut caller) == 0 { None } else { Some(caller) }
     }
@@ -117,6 +118,7 @@ impl Caller {
         self.epoch = epoch;
         self.root_device = container.root_device;
         self.policy = container.policy;
+        self.container_flags = container.flags;
         if container.policy != 0
             && let Some(policy) = POLICIES.get(container.policy)
         {

@@ -16,6 +16,7 @@ macro_rules! globals {
 globals! {
     LINUX_BINPRM_FILE,
     LINUX_BINPRM_FILENAME,
+    LINUX_BINPRM_INTERP,
     LINUX_BINPRM_BUF,
     /// Byte that holds the bit field `is_check`.
     LINUX_BINPRM_IS_CHECK,
@@ -37,6 +38,9 @@ globals! {
     TASK_STRUCT_REAL_PARENT,
     TASK_STRUCT_TGID,
     TASK_STRUCT_FS,
+    TASK_STRUCT_MM,
+    MM_STRUCT_SAVED_AUXV,
+    VM_AREA_STRUCT_VM_FILE,
     FS_STRUCT_ROOT,
     PATH_DENTRY,
     DENTRY_D_SB,
@@ -93,6 +97,18 @@ impl Binprm {
     pub(crate) fn filename(self) -> Pointer {
         // SAFETY: bprm is the hook's trusted argument.
         unsafe { field(self.0, &LINUX_BINPRM_FILENAME) }
+    }
+
+    /// Address of the path as passed, where the verifier does not follow.
+    #[inline(always)]
+    pub(crate) fn filename_probed(self) -> Pointer {
+        probe::<u64>(self.0, LINUX_BINPRM_FILENAME.load()) as Pointer
+    }
+
+    /// Whether the file of this stage is the interpreter of another: binfmt_script and binfmt_misc put their own name here.
+    #[inline(always)]
+    pub(crate) fn is_interpreter(self) -> bool {
+        probe::<u64>(self.0, LINUX_BINPRM_INTERP.load()) != probe::<u64>(self.0, LINUX_BINPRM_FILENAME.load())
     }
 
     /// Whether the file begins as an ELF file does.
@@ -253,6 +269,90 @@ pub(crate) fn root_device(task: Pointer) -> u32 {
     let dentry = probe::<u64>(fs, FS_STRUCT_ROOT.load() + PATH_DENTRY.load()) as Pointer;
     let super_block = probe::<u64>(dentry, DENTRY_D_SB.load()) as Pointer;
     probe(super_block, SUPER_BLOCK_S_DEV.load())
+}
+
+/// A file as the floor sees it: read by the helper alone, since a tracepoint's pointers lead further than the verifier follows.
+#[derive(Clone, Copy)]
+pub(crate) struct ProbedFile(pub(crate) Pointer);
+
+impl ProbedFile {
+    /// The file of a `struct linux_binprm`.
+    #[inline(always)]
+    pub(crate) fn of_binprm(bprm: Pointer) -> Self {
+        Self(probe::<u64>(bprm, LINUX_BINPRM_FILE.load()) as Pointer)
+    }
+
+    /// The file that a `struct vm_area_struct` maps.
+    #[inline(always)]
+    pub(crate) fn of_area(area: Pointer) -> Self {
+        Self(probe::<u64>(area, VM_AREA_STRUCT_VM_FILE.load()) as Pointer)
+    }
+
+    #[inline(always)]
+    fn inode(self) -> Pointer {
+        probe::<u64>(self.0, FILE_F_INODE.load()) as Pointer
+    }
+
+    #[inline(always)]
+    pub(crate) fn inode_number(self) -> u64 {
+        probe(self.inode(), INODE_I_INO.load())
+    }
+
+    #[inline(always)]
+    pub(crate) fn size_bytes(self) -> u64 {
+        probe(self.inode(), INODE_I_SIZE.load())
+    }
+
+    #[inline(always)]
+    pub(crate) fn links(self) -> u32 {
+        probe(self.inode(), INODE_I_NLINK.load())
+    }
+
+    #[inline(always)]
+    fn super_block(self) -> Pointer {
+        probe::<u64>(self.inode(), INODE_I_SB.load()) as Pointer
+    }
+
+    #[inline(always)]
+    pub(crate) fn device(self) -> u32 {
+        probe(self.super_block(), SUPER_BLOCK_S_DEV.load())
+    }
+
+    #[inline(always)]
+    pub(crate) fn file_system(self) -> u64 {
+        probe(self.super_block(), SUPER_BLOCK_S_MAGIC.load())
+    }
+
+    #[inline(always)]
+    pub(crate) fn layer(self) -> Layer {
+        if self.file_system() != OVERLAYFS {
+            return Layer::Local;
+        }
+        if probe::<u64>(self.inode(), INODE_SIZE.load()) == 0 { Layer::Lower } else { Layer::Upper }
+    }
+}
+
+/// Where the dynamic loader of a task's new program was mapped; 0 for a program without one. From the auxiliary vector that the kernel
+/// itself has just built.
+#[inline(always)]
+pub(crate) fn loader_address(task: Pointer) -> u64 {
+    /// `AT_BASE` and the vector's end.
+    const AT_BASE: u64 = 7;
+    const AT_NULL: u64 = 0;
+    const PAIRS: u64 = 26;
+    let memory = probe::<u64>(task, TASK_STRUCT_MM.load()) as Pointer;
+    let mut pair = 0;
+    while pair < PAIRS {
+        let kind: u64 = probe(memory, MM_STRUCT_SAVED_AUXV.load() + pair * 16);
+        if kind == AT_BASE {
+            return probe(memory, MM_STRUCT_SAVED_AUXV.load() + pair * 16 + 8);
+        }
+        if kind == AT_NULL {
+            break;
+        }
+        pair += 1;
+    }
+    0
 }
 
 /// `struct cgroup`.

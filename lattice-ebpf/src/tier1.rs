@@ -17,6 +17,8 @@ mod atomic;
 mod caller;
 mod count;
 mod kernel;
+mod kill;
+mod lookup;
 mod maps;
 mod marks;
 mod report;

@@ -9,6 +9,8 @@ use lattice_common::{
 use lattice_policy::{ExecPolicy, FailAction, FileKind, FilePath, Mode, Origin, Role};
 use sha2::{Digest as _, Sha256};
 
+use crate::inodes::path_digest;
+
 /// Most entries that one policy may have.
 pub const MAX_ENTRIES: usize = 4096;
 
@@ -165,7 +167,8 @@ pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
                 }
                 let rule = set.paths.entry(path.to_vec()).or_insert(EntryRule { origins: 0, entry: number });
                 *rule = with_roles(*rule, entry);
-                continue;
+                // Tier 2 meets the entry's file by its inode, under this value.
+                set.digests.entry(digest_words(&path_digest(path)))
             }
         }
         .or_insert(EntryRule { origins: 0, entry: number });

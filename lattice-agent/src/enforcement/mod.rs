@@ -16,7 +16,7 @@ pub mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lattice_common::{
-    abi::{self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, cgroup_kind},
+    abi::{self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, cgroup_kind, container_flag},
     verdict,
 };
 use lattice_policy::{ExecPolicy, FailAction, Mode};
@@ -200,6 +200,14 @@ impl<T: Tables> Enforcement<T> {
         Ok(())
     }
 
+    /// Says which device the host's root file system is on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_host_root(&mut self, device: u32) -> Result<(), EnforcementError> {
+        Ok(self.tables.update_node(&mut |node| node.host_root_device = device)?)
+    }
+
     /// Whether the kernel side announces new cgroups.
     ///
     /// # Errors
@@ -377,7 +385,7 @@ impl<T: Tables> Enforcement<T> {
             epoch,
             policy: policy_index,
             namespace,
-            reserved: 0,
+            flags: if info.has_own_root { container_flag::OWN_ROOT } else { 0 },
             root_device: if info.root_device == 0 && !is_new { before.root_device } else { info.root_device },
             missing: missing.0,
             cgroup_id,
@@ -499,6 +507,11 @@ impl<T: Tables> Enforcement<T> {
     /// The container in a slot, if the epoch is still its own.
     pub fn container_in_slot(&self, index: u32, epoch: u32) -> Option<&ContainerInfo> {
         self.containers.values().find(|known| known.index == index && known.epoch == epoch).map(|known| &known.info)
+    }
+
+    /// The policy that a container has, or would have.
+    pub fn policy_of(&self, info: &ContainerInfo) -> Option<&ExecPolicy> {
+        self.policies.get(&self.policy_for(info)?).map(|loaded| &loaded.source)
     }
 
     /// The policy in a slot.

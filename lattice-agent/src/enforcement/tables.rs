@@ -115,14 +115,14 @@ pub trait Tables {
 /// `E2BIG`: a preallocated hash map without a free element.
 const E2BIG: i32 = 7;
 
-fn refused(action: &'static str, map: &'static str) -> impl Fn(MapError) -> TableError {
+pub(crate) fn refused(action: &'static str, map: &'static str) -> impl Fn(MapError) -> TableError {
     move |source| match &source {
         MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(E2BIG) => TableError::Full { map },
         _ => TableError::Kernel { action, map, source },
     }
 }
 
-fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), TableError> {
+pub(crate) fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), TableError> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),

@@ -2,9 +2,12 @@
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey, counter,
+    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy, SizeKey,
+    counter,
     maps as names,
 };
+
+use crate::enforcement::tables::{TableError, absent_is_fine, refused};
 
 use super::{
     object::{ObjectError, open},
@@ -36,6 +39,35 @@ pub struct Maps {
     sequence: Array<MapData, u64>,
 }
 
+/// Files by inode; only tier 2 has it.
+pub struct InodeTable(HashMap<MapData, InodeKey, KnownInode>);
+
+impl InodeTable {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// When it is not pinned.
+    pub fn open(pins: &PinDirectory) -> Result<Self, ObjectError> {
+        typed(pins, names::INODES).map(Self)
+    }
+
+    /// Tells what a file is.
+    ///
+    /// # Errors
+    /// When the map is full or the kernel refuses.
+    pub fn insert(&mut self, key: InodeKey, known: KnownInode) -> Result<(), TableError> {
+        self.0.insert(key, known, 0).map_err(refused("write", "INODES"))
+    }
+
+    /// Forgets a file; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove(&mut self, key: InodeKey) -> Result<(), TableError> {
+        absent_is_fine(self.0.remove(&key), "INODES")
+    }
+}
+
 fn typed<Typed: TryFrom<Map, Error = MapError>>(pins: &PinDirectory, name: &str) -> Result<Typed, ObjectError> {
     let as_error = |source| ObjectError::Map { map: name.into(), source };
     Map::from_map_data(open(pins, name)?).map_err(as_error)?.try_into().map_err(as_error)
@@ -54,6 +86,7 @@ impl Maps {
         (names::SIZES, size_of::<SizeKey>() as u32, 4),
         (names::PATHS, size_of::<PathKey>() as u32, size_of::<EntryRule>() as u32),
         (names::DENYLIST, size_of::<DigestWords>() as u32, 4),
+        (names::INODES, size_of::<InodeKey>() as u32, size_of::<KnownInode>() as u32),
         (names::COUNTERS, 4, 8),
         (names::SEQUENCE, 4, 8),
     ];
@@ -113,6 +146,15 @@ impl Maps {
     pub fn counter(&self, slot: u32) -> Result<u64, MapError> {
         debug_assert!(slot < counter::SLOTS);
         Ok(self.counters.get(&slot, 0)?.iter().sum())
+    }
+
+    /// Lets the kernel number on from `last`, unless it is further already: after an uninstall the counter is new, while what keeps
+    /// events knows this boot's earlier numbers.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn continue_sequence_after(&mut self, last: u64) -> Result<(), MapError> {
+        if self.sequence.get(&0, 0)? < last { self.sequence.set(0, last, 0) } else { Ok(()) }
     }
 
     /// The sequence number that was given last.

@@ -9,6 +9,7 @@ pub type Globals = Vec<(&'static str, u64)>;
 const FIELDS: &[(&str, &str, &str)] = &[
     ("LINUX_BINPRM_FILE", "linux_binprm", "file"),
     ("LINUX_BINPRM_FILENAME", "linux_binprm", "filename"),
+    ("LINUX_BINPRM_INTERP", "linux_binprm", "interp"),
     ("LINUX_BINPRM_BUF", "linux_binprm", "buf"),
     ("FILE_F_PATH", "file", "f_path"),
     ("FILE_F_INODE", "file", "f_inode"),
@@ -25,6 +26,9 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("TASK_STRUCT_REAL_PARENT", "task_struct", "real_parent"),
     ("TASK_STRUCT_TGID", "task_struct", "tgid"),
     ("TASK_STRUCT_FS", "task_struct", "fs"),
+    ("TASK_STRUCT_MM", "task_struct", "mm"),
+    ("MM_STRUCT_SAVED_AUXV", "mm_struct", "saved_auxv"),
+    ("VM_AREA_STRUCT_VM_FILE", "vm_area_struct", "vm_file"),
     ("FS_STRUCT_ROOT", "fs_struct", "root"),
     ("PATH_DENTRY", "path", "dentry"),
     ("CGROUP_KN", "cgroup", "kn"),

@@ -6,12 +6,12 @@ use aya_ebpf::{
     helpers::generated::{bpf_d_path, bpf_ima_file_hash},
     macros::btf_map,
 };
-use lattice_common::abi::{CachedDigest, DigestWords, EntryKey, EntryRule, PATH_KEY_BYTES, PathKey, SizeKey, counter};
+use lattice_common::abi::{CachedDigest, DigestWords, EntryRule, PATH_KEY_BYTES, PathKey, counter};
 
 use crate::{
     count::count,
     kernel::{File, Inode, Layer},
-    maps::{ENTRIES, PATHS, SIZES, TaskStorage},
+    maps::{PATHS, TaskStorage},
 };
 
 #[btf_map]
@@ -69,20 +69,6 @@ fn keep(inode: Inode, digest: &DigestWords) {
         }
         None => count(counter::KEEP_FAILED),
     }
-}
-
-/// Whether any entry of the set has this size.
-#[inline(always)]
-pub(crate) fn size_is_listed(set: u32, size_bytes: u64) -> bool {
-    // SAFETY: only presence matters.
-    unsafe { SIZES.get(SizeKey { size_bytes, set, reserved: 0 }) }.is_some()
-}
-
-/// The rule for a digest in a set.
-#[inline(always)]
-pub(crate) fn rule_of_digest(set: u32, digest: &DigestWords) -> Option<EntryRule> {
-    // SAFETY: the value is copied at once.
-    unsafe { ENTRIES.get(EntryKey { digest: *digest, set, reserved: 0 }) }.copied()
 }
 
 /// A [`PathKey`] in words: the verifier follows 32 of them sooner than 256 bytes.

@@ -1,21 +1,21 @@
 //! One file of one exec, judged: facts, verdict, count, signal, record.
 
-use aya_ebpf::helpers::generated::bpf_send_signal;
+use aya_ebpf::helpers::generated::bpf_d_path;
 use lattice_common::{
-    abi::{DigestWords, RUNTIME_SET, counter, policy_flag, record_flag},
+    abi::{DigestWords, RECORD_PATH_BYTES, RUNTIME_SET, counter, policy_flag, record_flag},
     verdict::{Decision, Effect, Facts, Identity, Membership, Role},
 };
 
-use crate::identity::{PathRule, computed, kept, rule_of_digest, rule_of_path, size_is_listed};
+use crate::identity::{PathRule, computed, kept, rule_of_path};
 use crate::{
     caller::{Caller, current},
     count::{count, decided},
+    kill::kill_current,
+    lookup::{rule_of_digest, size_is_listed},
     kernel::{File, Layer, Pointer, root_device},
     maps::{DENYLIST, NODE},
-    report::{Report, report},
+    report::{FileFacts, Report, report},
 };
-
-const SIGKILL: u32 = 9;
 
 /// What the hook knows besides the file.
 #[derive(Clone, Copy)]
@@ -159,10 +159,11 @@ fn act(caller: &Caller, decision: Decision, file: File, question: Question, evid
     if effect == Effect::RUN {
         return Outcome::Runs;
     }
+    let inode = file.inode();
     let mut flags = evidence.flags;
     let mut signal_result = 0;
     if effect == Effect::KILL && question.may_kill {
-        signal_result = bpf_send_signal_now();
+        signal_result = kill_current();
         flags |= record_flag::SIGNAL;
         if signal_result != 0 {
             count(counter::SIGNAL_FAILED);
@@ -179,15 +180,15 @@ fn act(caller: &Caller, decision: Decision, file: File, question: Question, evid
             entry: evidence.entry,
             digest: evidence.digest,
             name: question.name,
+            file: FileFacts {
+                inode: inode.number(),
+                size_bytes: inode.size_bytes(),
+                device: inode.device(),
+                file_system: inode.file_system() as u32,
+            },
         },
-        file,
-        true,
+        // SAFETY: the file is trusted; the record has RECORD_PATH_BYTES for the path.
+        |path| unsafe { bpf_d_path(file.path().cast_mut().cast(), path.cast(), RECORD_PATH_BYTES as u32) },
     );
     if decision.runs() { Outcome::Runs } else { Outcome::Refused }
-}
-
-#[inline(always)]
-fn bpf_send_signal_now() -> i32 {
-    // SAFETY: signals the current task; any number is accepted.
-    (unsafe { bpf_send_signal(SIGKILL) }) as i32
 }

@@ -26,6 +26,8 @@ mod report;
 mod identity;
 #[path = "tier1/judge.rs"]
 mod judge;
+#[path = "tier1/trusted.rs"]
+mod trusted;
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
 use lattice_common::{
@@ -36,8 +38,9 @@ use lattice_common::{
 use crate::{
     caller::{Caller, current},
     judge::{Outcome, Question, judge},
-    kernel::{Binprm, File, Pointer},
+    kernel::Pointer,
     maps::TASKS,
+    trusted::{Binprm, File},
 };
 
 /// What a hook returns for a refusal. A literal: newer verifiers want the range.

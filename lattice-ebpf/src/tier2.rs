@@ -21,16 +21,18 @@ mod marks;
 mod report;
 #[path = "tier2/floor.rs"]
 mod floor;
+#[path = "tier2/probed.rs"]
+mod probed;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use lattice_common::verdict::Reason;
 
-use crate::{caller::Caller, kernel::{Binprm, Pointer}};
+use crate::{caller::Caller, kernel::Pointer, probed::ProbedBinprm};
 
 /// `sched_process_exec(task, old_pid, bprm)`.
 #[btf_tracepoint(function = "sched_process_exec")]
 fn lattice_exec_done(context: BtfTracePointContext) -> i32 {
-    let bprm = Binprm(context.arg::<Pointer>(2));
+    let bprm = ProbedBinprm(context.arg::<Pointer>(2));
     match Caller::current() {
         Some(caller) => floor::judge(&caller, bprm),
         None => count::count(Reason::OUTSIDE.0),

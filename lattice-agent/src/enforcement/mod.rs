@@ -13,10 +13,13 @@
 pub mod compile;
 pub mod tables;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use lattice_common::{
-    abi::{self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, cgroup_kind, container_flag},
+    abi::{self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, TaskState, cgroup_kind, container_flag},
     verdict,
 };
 use lattice_policy::{ExecPolicy, FailAction, Mode};
@@ -114,6 +117,8 @@ pub struct Enforcement<T> {
     containers: BTreeMap<u64, LoadedContainer>,
     sets: BTreeMap<u32, LoadedSet>,
     set_numbers: BTreeMap<[u8; 32], u32>,
+    /// Policies that the kernel could not be given, and what holds for their containers instead.
+    rejected: BTreeMap<PolicyName, verdict::FailAction>,
     namespaces: BTreeMap<String, u32>,
     used_namespaces: BTreeSet<u32>,
     overrides: BTreeMap<String, Mode>,
@@ -163,6 +168,7 @@ impl<T: Tables> Enforcement<T> {
                 settled: false,
             },
             sets: sets.into_iter().map(|(number, set)| (number, LoadedSet { set, users: 0 })).collect(),
+            rejected: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             used_namespaces,
             overrides: BTreeMap::new(),
@@ -240,11 +246,22 @@ impl<T: Tables> Enforcement<T> {
         let mut told = BTreeSet::new();
         for policy in policies {
             let name = PolicyName { namespace: policy.namespace.clone(), name: policy.name.clone() };
+            // Of a policy without a generation before, the containers must not run as if there were none: its own word for the
+            // failure at hand holds.
+            let fail = policy.fail;
+            self.rejected.remove(&name);
             if let Err(error) = self.load(&name, policy) {
+                if !self.policies.contains_key(&name) {
+                    let is_full = matches!(&error, EnforcementError::Policy { source: TableError::Full { .. }, .. });
+                    let is_full = is_full || matches!(&error, EnforcementError::NoSlot { .. });
+                    let action = if is_full { fail.map_full } else { fail.missing };
+                    self.rejected.insert(name.clone(), fail_action(action));
+                }
                 report.errors.push(error);
             }
             told.insert(name);
         }
+        self.rejected.retain(|name, _| told.contains(name));
         let gone: Vec<PolicyName> = self.policies.keys().filter(|name| !told.contains(name)).cloned().collect();
         if let Err(error) = self.set_overrides(overrides) {
             report.errors.push(error);
@@ -395,6 +412,7 @@ impl<T: Tables> Enforcement<T> {
             // Of a container that already runs, the next program to start is not its first.
             if info.is_running {
                 self.tables.put_started(index, epoch)?;
+                self.mark_running(&info, index, epoch)?;
             }
             let entry = CgroupEntry { kind: cgroup_kind::CONTAINER, index, epoch, pending: 0 };
             if let Err(error) = self.tables.put_cgroup(cgroup_id, entry) {
@@ -404,6 +422,23 @@ impl<T: Tables> Enforcement<T> {
             self.next_epoch += 1;
         }
         self.containers.insert(cgroup_id, LoadedContainer { index, epoch, info, policy });
+        Ok(())
+    }
+
+    /// Marks what already runs: nobody knows where it came from, so only entries for any origin hold for it and its children.
+    fn mark_running(&mut self, info: &ContainerInfo, container: u32, epoch: u32) -> Result<(), EnforcementError> {
+        let state = TaskState { container, epoch, origin: verdict::Origin::UNKNOWN.0, ..TaskState::default() };
+        let mut marked = BTreeSet::new();
+        // Until a look finds nobody new: a child that was made meanwhile inherits the mark, or is found by the next look.
+        for _ in 0..MARK_ROUNDS {
+            let fresh: Vec<u32> = tasks_below(&info.cgroup_path).into_iter().filter(|task| marked.insert(*task)).collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for task in fresh {
+                self.tables.put_task(task, state)?;
+            }
+        }
         Ok(())
     }
 
@@ -451,6 +486,7 @@ impl<T: Tables> Enforcement<T> {
             .iter()
             .filter(|(name, _)| name.namespace == namespace)
             .map(|(_, loaded)| loaded.compiled.missing)
+            .chain(self.rejected.iter().filter(|(name, _)| name.namespace == namespace).map(|(_, missing)| *missing))
             .max_by_key(|&missing| match missing {
                 verdict::FailAction::OPEN => 0,
                 verdict::FailAction::CLOSED => 1,
@@ -542,6 +578,25 @@ impl<T: Tables> Enforcement<T> {
             }
         })
     }
+}
+
+/// Looks for tasks of a running container before the rest is left to what they inherit.
+const MARK_ROUNDS: usize = 16;
+
+/// The processes of a cgroup and of those below it.
+fn tasks_below(cgroup: &Path) -> Vec<u32> {
+    let mut tasks: Vec<u32> = std::fs::read_to_string(cgroup.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|task| *task != 0)
+        .collect();
+    for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            tasks.extend(tasks_below(&entry.path()));
+        }
+    }
+    tasks
 }
 
 fn matches_target(policy: &ExecPolicy, info: &ContainerInfo) -> bool {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::MapError;
 use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PATH_KEY_BYTES, PathKey, Policy, SizeKey,
+    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PATH_KEY_BYTES, PathKey, Policy, SizeKey, TaskState,
 };
 
 use super::compile::EntrySet;
@@ -18,6 +18,15 @@ pub enum TableError {
     Full {
         /// Which map.
         map: &'static str,
+    },
+    /// A process could not be marked.
+    #[error("process {process} could not be marked as the container's")]
+    Task {
+        /// Which process.
+        process: u32,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
     },
     /// The kernel refused.
     #[error("the kernel refused to {action} map {map}")]
@@ -44,6 +53,11 @@ pub trait Tables {
     /// # Errors
     /// When the slot is out of range or the kernel refuses.
     fn container(&self, index: u32) -> Result<Container, TableError>;
+    /// Marks a process that already runs; one that is gone is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn put_task(&mut self, process: u32, state: TaskState) -> Result<(), TableError>;
     /// Says that a container's first program has started.
     ///
     /// # Errors
@@ -137,6 +151,12 @@ impl Tables for Maps {
 
     fn container(&self, index: u32) -> Result<Container, TableError> {
         self.containers.get(&index, 0).map_err(refused("read", "CONTAINERS"))
+    }
+
+    fn put_task(&mut self, process: u32, state: TaskState) -> Result<(), TableError> {
+        self.tasks
+            .put(process, &state)
+            .map_err(|source| TableError::Task { process, source })
     }
 
     fn put_started(&mut self, index: u32, epoch: u32) -> Result<(), TableError> {

@@ -110,7 +110,8 @@ fn policy_reference(policy: &ExecPolicy, record: &JudgedFile) -> v1::PolicyRefer
 /// What became of the image: whether the file belongs to it, was changed in it, or never was in it.
 fn drift(record: &JudgedFile, policy: Option<&ExecPolicy>) -> &'static str {
     let unlinked = record.flags & record_flag::UNLINKED != 0;
-    let path = record.path.as_deref().unwrap_or_default();
+    // Tier 2 cannot resolve paths: what the caller passed is the nearest there is.
+    let path = record.path.as_deref().or(record.name.as_deref()).unwrap_or_default();
     match record.reason {
         Reason::DENYLISTED => "denylisted",
         Reason::ROLE | Reason::ORIGIN => "unlisted-in-image",

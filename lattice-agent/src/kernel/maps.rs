@@ -12,6 +12,7 @@ use crate::enforcement::tables::{TableError, absent_is_fine, refused};
 use super::{
     object::{ObjectError, open},
     pins::PinDirectory,
+    tasks::TaskTable,
 };
 
 /// Handles on the pinned maps.
@@ -35,6 +36,8 @@ pub struct Maps {
     pub paths: HashMap<MapData, PathKey, EntryRule>,
     /// Digests that are refused everywhere.
     pub denylist: HashMap<MapData, DigestWords, u32>,
+    /// Marks of tasks.
+    pub tasks: TaskTable,
     counters: PerCpuArray<MapData, u64>,
     sequence: Array<MapData, u64>,
 }
@@ -107,6 +110,7 @@ impl Maps {
             sizes: typed(pins, names::SIZES)?,
             paths: typed(pins, names::PATHS)?,
             denylist: typed(pins, names::DENYLIST)?,
+            tasks: TaskTable::new(open(pins, names::TASKS)?),
             counters: typed(pins, names::COUNTERS)?,
             sequence: typed(pins, names::SEQUENCE)?,
         })

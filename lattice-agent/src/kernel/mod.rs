@@ -6,3 +6,4 @@ pub mod object;
 pub mod offsets;
 pub mod pins;
 pub mod ring;
+pub mod tasks;

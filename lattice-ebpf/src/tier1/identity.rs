@@ -10,7 +10,7 @@ use lattice_common::abi::{CachedDigest, DigestWords, EntryRule, PATH_KEY_BYTES, 
 
 use crate::{
     count::count,
-    kernel::{File, Inode, Layer},
+    trusted::{File, Inode, Layer},
     maps::{PATHS, TaskStorage},
 };
 

@@ -12,7 +12,8 @@ use crate::{
     count::{count, decided},
     kill::kill_current,
     lookup::{rule_of_digest, size_is_listed},
-    kernel::{File, Layer, Pointer, root_device},
+    kernel::{Pointer, root_device},
+    trusted::{File, Layer},
     maps::{DENYLIST, NODE},
     report::{FileFacts, Report, report},
 };

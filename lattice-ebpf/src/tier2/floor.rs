@@ -18,10 +18,11 @@ use lattice_common::{
 use crate::{
     caller::{Caller, current},
     count::{count, decided},
-    kernel::{Binprm, Layer, Pointer, ProbedFile, loader_address, root_device},
+    kernel::{Pointer, root_device},
     kill::kill_current,
     lookup::{rule_of_digest, size_is_listed},
     maps::NODE,
+    probed::{Layer, ProbedBinprm, ProbedFile, loader_address},
     report::{FileFacts, Report, report},
 };
 
@@ -59,7 +60,7 @@ impl Seen {
             layer: match file.layer() {
                 Layer::Lower => LOWER,
                 Layer::Upper => UPPER,
-                Layer::Local | Layer::Foreign => OTHER,
+                Layer::Other => OTHER,
             },
             reserved: 0,
         }
@@ -68,8 +69,8 @@ impl Seen {
 
 /// Judges the program that is about to run, and its loader.
 #[inline(always)]
-pub(crate) fn judge(caller: &Caller, bprm: Binprm) {
-    let seen = Seen::of(ProbedFile::of_binprm(bprm.0));
+pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
+    let seen = Seen::of(bprm.file());
     // The runtime at work before the container's first program: it still has the host's root. A task that ever ran a program of the
     // container is marked, and no longer entering.
     let host_root_device = NODE.get(0).map_or(0, |node| node.host_root_device);
@@ -97,7 +98,7 @@ pub(crate) fn judge(caller: &Caller, bprm: Binprm) {
         count(counter::MARK_FAILED);
     }
     let role = if bprm.is_interpreter() { Role::SCRIPT_INTERPRETER } else { Role::TARGET };
-    let refused = judge_file(caller, &seen, role, bprm.filename_probed(), is_marked);
+    let refused = judge_file(caller, &seen, role, bprm.filename(), is_marked);
     if refused || caller.membership != Membership::MEMBER {
         return;
     }

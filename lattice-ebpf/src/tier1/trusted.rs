@@ -1,0 +1,186 @@
+//! Objects that the verifier tracks: the arguments of LSM hooks, and what is reached from them by typed fields. The helpers that read
+//! files and resolve paths take nothing else.
+
+use aya_ebpf::Global;
+
+use crate::kernel::{
+    DENTRY_D_INODE, FILE_F_FLAGS, FILE_F_INODE, FILE_F_PATH, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE, INODE_I_WRITECOUNT,
+    INODE_SIZE, LINUX_BINPRM_BUF, LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME, LINUX_BINPRM_IS_CHECK, LINUX_BINPRM_IS_CHECK_MASK, OVERLAYFS,
+    Pointer, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC, probe,
+};
+
+/// `__FMODE_EXEC` in `file.f_flags`: only the kernel's own exec code sets it.
+const FMODE_EXEC: u32 = 0x20;
+/// Reads a field of an object that the verifier tracks.
+///
+/// # Safety
+/// `object` must be a pointer that the verifier holds for trusted and non-null.
+#[inline(always)]
+unsafe fn field<T: Copy>(object: Pointer, offset: &Global<u64>) -> T {
+    // SAFETY: the caller's promise; the offset is the field's own, from the running kernel's BTF. Volatile, so that LLVM neither
+    // moves the load before a check nor splits it.
+    unsafe { core::ptr::read_volatile(object.byte_add(offset.load() as usize).cast::<T>()) }
+}
+
+/// `struct linux_binprm`.
+#[derive(Clone, Copy)]
+pub(crate) struct Binprm(pub(crate) Pointer);
+
+impl Binprm {
+    /// The file of this stage of the exec.
+    #[inline(always)]
+    pub(crate) fn file(self) -> File {
+        // SAFETY: bprm is the hook's trusted argument; `file` is never null while a hook runs.
+        File(unsafe { field(self.0, &LINUX_BINPRM_FILE) })
+    }
+
+    /// Address of the path as passed.
+    #[inline(always)]
+    pub(crate) fn filename(self) -> Pointer {
+        // SAFETY: bprm is the hook's trusted argument.
+        unsafe { field(self.0, &LINUX_BINPRM_FILENAME) }
+    }
+
+    /// Whether the file begins as an ELF file does.
+    #[inline(always)]
+    pub(crate) fn is_elf(self) -> bool {
+        probe::<u32>(self.0, LINUX_BINPRM_BUF.load()) == u32::from_ne_bytes(*b"\x7fELF")
+    }
+
+    /// Whether this is AT_EXECVE_CHECK: nothing will run.
+    #[inline(always)]
+    pub(crate) fn is_check(self) -> bool {
+        let mask = LINUX_BINPRM_IS_CHECK_MASK.load() as u8;
+        mask != 0 && probe::<u8>(self.0, LINUX_BINPRM_IS_CHECK.load()) & mask != 0
+    }
+}
+
+/// `struct file`.
+#[derive(Clone, Copy)]
+pub(crate) struct File(pub(crate) Pointer);
+
+impl File {
+    /// `&file->f_path`, for `bpf_d_path`.
+    #[inline(always)]
+    pub(crate) fn path(self) -> Pointer {
+        // SAFETY: stays within the object; the verifier matches the type at this offset.
+        unsafe { self.0.byte_add(FILE_F_PATH.load() as usize) }
+    }
+
+    /// The file's inode; on overlayfs the overlay's own.
+    #[inline(always)]
+    pub(crate) fn inode(self) -> Inode {
+        // SAFETY: the file is the hook's trusted argument or a trusted field of it; an open file has an inode.
+        Inode(unsafe { field(self.0, &FILE_F_INODE) })
+    }
+
+    /// Whether the kernel opened this file in order to execute it.
+    #[inline(always)]
+    pub(crate) fn is_for_exec(self) -> bool {
+        // SAFETY: as in `inode`.
+        let flags: u32 = unsafe { field(self.0, &FILE_F_FLAGS) };
+        flags & FMODE_EXEC != 0
+    }
+}
+
+/// Where a file's bytes lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layer {
+    /// On an overlay's read-only layers: nobody in the container can change it.
+    Lower,
+    /// In an overlay's writable layer.
+    Upper,
+    /// On another local file system.
+    Local,
+    /// Where one content can be served to the hash and another to the program (FUSE, network).
+    Foreign,
+}
+
+/// `struct inode`.
+#[derive(Clone, Copy)]
+pub(crate) struct Inode(pub(crate) Pointer);
+
+impl Inode {
+    #[inline(always)]
+    pub(crate) fn number(self) -> u64 {
+        // SAFETY: reached by trusted fields from a trusted file.
+        unsafe { field(self.0, &INODE_I_INO) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn size_bytes(self) -> u64 {
+        // SAFETY: reached by trusted fields from a trusted file.
+        unsafe { field(self.0, &INODE_I_SIZE) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn links(self) -> u32 {
+        probe(self.0, INODE_I_NLINK.load())
+    }
+
+    #[inline(always)]
+    fn super_block(self) -> Pointer {
+        // SAFETY: reached by trusted fields from a trusted file; every inode has a super block.
+        unsafe { field(self.0, &INODE_I_SB) }
+    }
+
+    /// `s_dev`, in the kernel's encoding (major << 20 | minor).
+    #[inline(always)]
+    pub(crate) fn device(self) -> u32 {
+        // SAFETY: reached by trusted fields from a trusted file.
+        unsafe { field(self.super_block(), &SUPER_BLOCK_S_DEV) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn file_system(self) -> u64 {
+        // SAFETY: reached by trusted fields from a trusted file.
+        unsafe { field(self.super_block(), &SUPER_BLOCK_S_MAGIC) }
+    }
+
+    /// The overlay's upper dentry; null while the file is on the lower layers alone. `struct ovl_inode` has had it right behind its
+    /// `vfs_inode` since 4.13.
+    #[inline(always)]
+    fn upper_dentry(self) -> Pointer {
+        probe::<u64>(self.0, INODE_SIZE.load()) as Pointer
+    }
+
+    #[inline(always)]
+    pub(crate) fn layer(self) -> Layer {
+        match self.file_system() {
+            OVERLAYFS if self.upper_dentry().is_null() => Layer::Lower,
+            OVERLAYFS => Layer::Upper,
+            magic if is_local(magic) => Layer::Local,
+            _ => Layer::Foreign,
+        }
+    }
+
+    /// Whether somebody holds the file that has the bytes open for writing. On overlayfs that is the upper inode: a shared writable
+    /// mapping outlives the overlay's own count.
+    #[inline(always)]
+    pub(crate) fn has_writers(self, layer: Layer) -> bool {
+        let backing = match layer {
+            Layer::Lower => return false,
+            Layer::Upper => probe::<u64>(self.upper_dentry(), DENTRY_D_INODE.load()) as Pointer,
+            Layer::Local | Layer::Foreign => self.0,
+        };
+        probe::<i32>(backing, INODE_I_WRITECOUNT.load()) > 0
+    }
+}
+
+/// File systems whose bytes only this kernel writes.
+#[inline(always)]
+fn is_local(magic: u64) -> bool {
+    matches!(
+        magic,
+        0xef53          // ext2, ext3, ext4
+            | 0x0102_1994 // tmpfs, and memfd
+            | 0x8584_58f6 // ramfs: the initial root
+            | 0x5846_5342 // xfs
+            | 0x9123_683e // btrfs
+            | 0xf2f5_2010 // f2fs
+            | 0x2fc1_2fc1 // zfs
+            | 0x7371_7368 // squashfs
+            | 0xe0f5_e1e2 // erofs
+            | 0x9660      // iso9660
+    )
+}

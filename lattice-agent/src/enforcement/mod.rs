@@ -610,3 +610,6 @@ fn specificity(policy: &ExecPolicy) -> u32 {
     let target = &policy.target;
     u32::from(target.image_digest.is_some()) + u32::from(target.container.is_some()) + u32::from(target.workload.is_some())
 }
+
+#[cfg(test)]
+mod tests;

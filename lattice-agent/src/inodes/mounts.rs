@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     const TEXT: &[u8] = b"21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-30 21 0:45 / /run/demo/abc/rootfs rw - overlay overlay rw,lowerdir=/l/2:/l/with\\\\:colon,upperdir=/u,workdir=/w
+30 21 0:45 / /run/demo/abc/rootfs rw - overlay overlay rw,lowerdir=/l/2:/l/with\\134:colon,upperdir=/u,workdir=/w
 31 21 0:46 / /mnt/a\\040b rw - tmpfs tmpfs rw
 not a line
 ";

@@ -1,0 +1,294 @@
+//! The state of enforcement against tables in memory: what the kernel would see after every step.
+
+use std::collections::BTreeMap;
+
+use lattice_common::abi::{Container, NodeConfig, Policy};
+use lattice_policy::{CodeLoading, Entry, FailSemantics, FileDigest, Origin, Role, Scope, Target};
+
+use super::*;
+
+/// Tables as the kernel's maps hold them; `room` is the number of digests that fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Memory {
+    containers: BTreeMap<u32, Container>,
+    cgroups: BTreeMap<u64, CgroupEntry>,
+    policies: BTreeMap<u32, Policy>,
+    namespaces: BTreeMap<u32, Namespace>,
+    sets: BTreeMap<u32, EntrySet>,
+    started: BTreeMap<u32, u32>,
+    node: NodeConfig,
+    room: usize,
+}
+
+impl Memory {
+    fn with_room(room: usize) -> Self {
+        Self { room, ..Self::default() }
+    }
+
+    /// What the kernel would find for a cgroup: the mode and whether a digest is listed; `None` where nothing is known.
+    fn judge(&self, cgroup_id: u64, digest: u8) -> Option<(u32, bool)> {
+        let entry = self.cgroups.get(&cgroup_id).filter(|entry| entry.kind == cgroup_kind::CONTAINER)?;
+        let container = self.containers.get(&entry.index).filter(|container| container.epoch == entry.epoch)?;
+        let policy = self.policies.get(&container.policy)?;
+        let namespace = self.namespaces.get(&container.namespace).copied().unwrap_or_default();
+        let mode = abi::effective_mode(namespace.mode, policy.mode).0;
+        let is_listed = self.sets.get(&policy.set)?.digests.contains_key(&abi::digest_words(&[digest; 32]));
+        Some((mode, is_listed))
+    }
+}
+
+impl Tables for Memory {
+    fn put_container(&mut self, index: u32, container: Container) -> Result<(), TableError> {
+        self.containers.insert(index, container);
+        Ok(())
+    }
+
+    fn container(&self, index: u32) -> Result<Container, TableError> {
+        Ok(self.containers.get(&index).copied().unwrap_or_default())
+    }
+
+    fn put_task(&mut self, _process: u32, _state: TaskState) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    fn put_started(&mut self, index: u32, epoch: u32) -> Result<(), TableError> {
+        self.started.insert(index, epoch);
+        Ok(())
+    }
+
+    fn containers(&self) -> Result<BTreeMap<u32, Container>, TableError> {
+        Ok(self.containers.iter().filter(|(_, container)| container.epoch != 0).map(|(index, slot)| (*index, *slot)).collect())
+    }
+
+    fn container_slots(&self) -> u32 {
+        8
+    }
+
+    fn put_cgroup(&mut self, cgroup_id: u64, entry: CgroupEntry) -> Result<(), TableError> {
+        self.cgroups.insert(cgroup_id, entry);
+        Ok(())
+    }
+
+    fn remove_cgroup(&mut self, cgroup_id: u64) -> Result<(), TableError> {
+        self.cgroups.remove(&cgroup_id);
+        Ok(())
+    }
+
+    fn cgroups(&self) -> Result<BTreeMap<u64, CgroupEntry>, TableError> {
+        Ok(self.cgroups.clone())
+    }
+
+    fn put_policy(&mut self, index: u32, policy: Policy) -> Result<(), TableError> {
+        self.policies.insert(index, policy);
+        Ok(())
+    }
+
+    fn policies(&self) -> Result<BTreeMap<u32, Policy>, TableError> {
+        Ok(self.policies.iter().filter(|(_, policy)| policy.set != 0).map(|(index, policy)| (*index, *policy)).collect())
+    }
+
+    fn policy_slots(&self) -> u32 {
+        8
+    }
+
+    fn put_namespace(&mut self, index: u32, namespace: Namespace) -> Result<(), TableError> {
+        self.namespaces.insert(index, namespace);
+        Ok(())
+    }
+
+    fn namespace_slots(&self) -> u32 {
+        8
+    }
+
+    fn put_set(&mut self, number: u32, set: &EntrySet) -> Result<(), TableError> {
+        let used: usize = self.sets.values().map(|set| set.digests.len()).sum();
+        if used + set.digests.len() > self.room {
+            return Err(TableError::Full { map: "ENTRIES" });
+        }
+        self.sets.insert(number, set.clone());
+        Ok(())
+    }
+
+    fn remove_set(&mut self, number: u32, _set: &EntrySet) -> Result<(), TableError> {
+        self.sets.remove(&number);
+        Ok(())
+    }
+
+    fn sets(&self) -> Result<BTreeMap<u32, EntrySet>, TableError> {
+        Ok(self.sets.clone())
+    }
+
+    fn update_node(&mut self, change: &mut dyn FnMut(&mut NodeConfig)) -> Result<(), TableError> {
+        change(&mut self.node);
+        Ok(())
+    }
+}
+
+fn policy(namespace: &str, name: &str, digests: &[u8]) -> ExecPolicy {
+    let entry = |digest: &u8| Entry {
+        path: "/app".into(),
+        sha256: Some(FileDigest([*digest; 32])),
+        real_path: None,
+        size_bytes: Some(1),
+        kind: None,
+        roles: vec![Role::Target],
+        from: Origin::Any,
+        applets: Vec::new(),
+        because: Vec::new(),
+    };
+    ExecPolicy {
+        namespace: namespace.into(),
+        name: name.into(),
+        target: Target { workload: Some(name.into()), ..Target::default() },
+        mode: Mode::Monitor,
+        fail: FailSemantics::default(),
+        code_loading: CodeLoading::Image,
+        scope: Scope::Declared,
+        generation: 1,
+        entries: digests.iter().map(entry).collect(),
+        map: Vec::new(),
+    }
+}
+
+fn container(namespace: &str, workload: &str, cgroup_id: u64) -> ContainerInfo {
+    ContainerInfo {
+        container_id: format!("{namespace}-{workload}"),
+        namespace: namespace.into(),
+        pod: String::new(),
+        workload: workload.into(),
+        name: "server".into(),
+        service_account: String::new(),
+        image_reference: String::new(),
+        image_digest: None,
+        cgroup_path: "/nowhere".into(),
+        cgroup_id,
+        root_device: 7,
+        pid: None,
+        is_running: false,
+        has_own_root: true,
+    }
+}
+
+const MONITOR: u32 = verdict::Mode::MONITOR.0;
+const ENFORCE: u32 = verdict::Mode::ENFORCE.0;
+
+#[track_caller]
+fn apply(enforcement: &mut Enforcement<Memory>, policies: &[ExecPolicy], overrides: &[(&str, Mode)]) {
+    let overrides = overrides.iter().map(|(namespace, mode)| ((*namespace).to_owned(), *mode)).collect();
+    let report = enforcement.apply(policies.to_vec(), overrides);
+    assert!(report.errors.is_empty(), "{}", report.text());
+}
+
+fn running() -> Enforcement<Memory> {
+    let mut enforcement = Enforcement::adopt(Memory::with_room(100)).unwrap();
+    apply(&mut enforcement, &[policy("pay", "api", &[1]), policy("shop", "web", &[2])], &[]);
+    enforcement.container_started(container("pay", "api", 11)).unwrap();
+    enforcement.container_started(container("shop", "web", 22)).unwrap();
+    enforcement
+}
+
+#[test]
+fn an_override_flips_its_namespace_alone() {
+    let mut enforcement = running();
+    let policies = [policy("pay", "api", &[1]), policy("shop", "web", &[2])];
+    apply(&mut enforcement, &policies, &[("pay", Mode::Enforce)]);
+    assert_eq!(enforcement.tables.judge(11, 1), Some((ENFORCE, true)));
+    assert_eq!(enforcement.tables.judge(22, 2), Some((MONITOR, true)));
+    apply(&mut enforcement, &policies, &[]);
+    assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, true)));
+}
+
+#[test]
+fn a_new_generation_replaces_the_set_and_frees_the_old_one() {
+    let mut enforcement = running();
+    apply(&mut enforcement, &[policy("pay", "api", &[3]), policy("shop", "web", &[2])], &[]);
+    assert_eq!(enforcement.tables.judge(11, 3), Some((MONITOR, true)));
+    assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, false)));
+    assert_eq!(enforcement.tables.sets.len(), 2);
+}
+
+#[test]
+fn equal_sets_are_loaded_once() {
+    let mut enforcement = Enforcement::adopt(Memory::with_room(100)).unwrap();
+    apply(&mut enforcement, &[policy("pay", "a", &[1, 2]), policy("pay", "b", &[1, 2])], &[]);
+    assert_eq!(enforcement.tables.sets.len(), 1);
+    apply(&mut enforcement, &[policy("pay", "b", &[1, 2])], &[]);
+    assert_eq!(enforcement.tables.sets.len(), 1);
+    apply(&mut enforcement, &[], &[]);
+    assert_eq!(enforcement.tables.sets.len(), 0);
+}
+
+#[test]
+fn a_full_map_keeps_the_generation_before_and_closes_a_new_policy() {
+    let mut enforcement = Enforcement::adopt(Memory::with_room(2)).unwrap();
+    apply(&mut enforcement, &[policy("pay", "api", &[1])], &[]);
+    enforcement.container_started(container("pay", "api", 11)).unwrap();
+    enforcement.container_started(container("shop", "web", 22)).unwrap();
+    let report = enforcement.apply(vec![policy("pay", "api", &[1, 2, 3]), policy("shop", "web", &[4, 5, 6])], BTreeMap::new());
+    assert_eq!(report.errors.len(), 2);
+    assert!(report.text().contains("pay/api") && report.text().contains("ENTRIES is full"), "{}", report.text());
+    assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, true)));
+    let slot = enforcement.tables.cgroups[&22].index;
+    assert_eq!(enforcement.tables.containers[&slot].policy, 0);
+    assert_eq!(enforcement.tables.containers[&slot].missing, verdict::FailAction::CLOSED.0);
+}
+
+#[test]
+fn a_restart_changes_nothing_that_is_in_force_until_it_is_told() {
+    let mut enforcement = running();
+    let policies = [policy("pay", "api", &[1]), policy("shop", "web", &[2])];
+    apply(&mut enforcement, &policies, &[("shop", Mode::Enforce)]);
+    let before = enforcement.tables.clone();
+
+    let mut restarted = Enforcement::adopt(before.clone()).unwrap();
+    assert_eq!(restarted.tables, before);
+    // Told in another order, step by step: at no step is a container weaker than before or after.
+    let holds = |enforcement: &Enforcement<Memory>| {
+        assert_eq!(enforcement.tables.judge(22, 2), Some((ENFORCE, true)));
+        assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, true)));
+    };
+    apply(&mut restarted, &policies, &[("shop", Mode::Enforce)]);
+    holds(&restarted);
+    restarted.container_started(container("pay", "api", 11)).unwrap();
+    holds(&restarted);
+    restarted.container_started(container("shop", "web", 22)).unwrap();
+    holds(&restarted);
+    restarted.settle().unwrap();
+    holds(&restarted);
+    assert_eq!(restarted.tables.cgroups[&11], before.cgroups[&11], "a task's mark names slot and epoch");
+    assert_eq!(restarted.tables.sets.len(), 2);
+}
+
+#[test]
+fn what_nobody_claims_after_a_restart_goes() {
+    let mut restarted = Enforcement::adopt(running().tables).unwrap();
+    apply(&mut restarted, &[policy("pay", "api", &[1])], &[]);
+    restarted.container_started(container("pay", "api", 11)).unwrap();
+    restarted.settle().unwrap();
+    assert_eq!(restarted.tables.judge(22, 2), None);
+    assert_eq!(restarted.tables.judge(11, 1), Some((MONITOR, true)));
+    assert_eq!(restarted.tables.sets.len(), 1);
+}
+
+#[test]
+fn a_slot_is_given_away_with_another_epoch() {
+    let mut enforcement = running();
+    let before = enforcement.tables.cgroups[&11];
+    enforcement.container_stopped(11).unwrap();
+    enforcement.container_started(container("pay", "api", 33)).unwrap();
+    let after = enforcement.tables.cgroups[&33];
+    assert_eq!(before.index, after.index);
+    assert_ne!(before.epoch, after.epoch);
+}
+
+#[test]
+fn the_most_specific_policy_wins() {
+    let mut wide = policy("pay", "wide", &[9]);
+    wide.target = Target::default();
+    let mut enforcement = Enforcement::adopt(Memory::with_room(100)).unwrap();
+    apply(&mut enforcement, &[wide, policy("pay", "api", &[1])], &[]);
+    enforcement.container_started(container("pay", "api", 11)).unwrap();
+    enforcement.container_started(container("pay", "other", 12)).unwrap();
+    assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, true)));
+    assert_eq!(enforcement.tables.judge(12, 9), Some((MONITOR, true)));
+}

@@ -16,7 +16,7 @@ use nix::{
 };
 
 use crate::{
-    containers::{ContainerInfo, Sink},
+    containers::{ContainerInfo, Sink, cgroup_tree::cgroup_id},
     enforcement::Enforcement,
     error_chain::ErrorChain,
     events::record::JudgedFile,
@@ -127,6 +127,13 @@ impl Sink for Shared {
         {
             container.root_device = root.device;
         }
+        // The managed root is nobody's pod.
+        container.pod_cgroup_id = container
+            .cgroup_path
+            .parent()
+            .filter(|_| !container.pod.is_empty())
+            .and_then(cgroup_id)
+            .filter(|pod| self.enforcement().managed_root() != Some(*pod));
         // The floor knows the files before the cgroup is the container's: its first program finds them judged.
         let policy = self.enforcement().policy_of(&container).cloned();
         self.tell_inodes(&container, policy.as_ref());

@@ -139,6 +139,7 @@ impl ByHand {
             has_own_root: false,
             is_running: super::cgroup_tree::is_populated(&folder),
             cgroup_path: folder,
+            pod_cgroup_id: None,
             root_device: 0,
             pid: None,
         })

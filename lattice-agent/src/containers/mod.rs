@@ -44,6 +44,8 @@ pub struct ContainerInfo {
     pub cgroup_path: PathBuf,
     /// Inode of that folder, which is the kernel's identifier of the cgroup.
     pub cgroup_id: u64,
+    /// The cgroup of its pod, the one above; `None` outside pods.
+    pub pod_cgroup_id: Option<u64>,
     /// Device of the container's root file system as the kernel encodes it (`major << 20 | minor`); 0 while it is not known.
     pub root_device: u32,
     /// Its first process, once there is one.

@@ -115,6 +115,9 @@ pub struct Enforcement<T> {
     tables: T,
     policies: BTreeMap<PolicyName, LoadedPolicy>,
     containers: BTreeMap<u64, LoadedContainer>,
+    managed_root: Option<u64>,
+    /// Namespaces of pods, by the pod's cgroup.
+    pods: BTreeMap<u64, String>,
     sets: BTreeMap<u32, LoadedSet>,
     set_numbers: BTreeMap<[u8; 32], u32>,
     /// Policies that the kernel could not be given, and what holds for their containers instead.
@@ -160,6 +163,8 @@ impl<T: Tables> Enforcement<T> {
             tables,
             policies: BTreeMap::new(),
             containers: BTreeMap::new(),
+            managed_root: None,
+            pods: BTreeMap::new(),
             set_numbers: sets.iter().map(|(number, set)| (set.identity(), *number)).collect(),
             inherited: Inherited {
                 cgroups,
@@ -191,19 +196,31 @@ impl<T: Tables> Enforcement<T> {
         let entry = CgroupEntry { kind: cgroup_kind::MANAGED_ROOT, ..CgroupEntry::default() };
         self.tables.put_cgroup(cgroup_id, entry)?;
         self.inherited.cgroups.remove(&cgroup_id);
+        self.managed_root = Some(cgroup_id);
         Ok(())
     }
 
-    /// Says that new cgroups below `cgroup_id` belong to a pod of `namespace`: until their container is known, `pending` holds.
-    ///
-    /// # Errors
-    /// When the kernel refuses or there is no room.
-    pub fn set_pod(&mut self, cgroup_id: u64, namespace: &str, pending: FailAction) -> Result<(), EnforcementError> {
+    /// The managed root, if there is one.
+    pub fn managed_root(&self) -> Option<u64> {
+        self.managed_root
+    }
+
+    /// Says that what is new below `cgroup_id` belongs to a pod of this container's namespace: until it is known itself, it is pending.
+    fn set_pod(&mut self, cgroup_id: u64, namespace: &str) -> Result<(), EnforcementError> {
         let index = self.namespace_index(namespace)?;
-        let entry = CgroupEntry { kind: cgroup_kind::POD, index, epoch: 0, pending: fail_action(pending).0 };
+        let pending = self.pending(namespace);
+        let entry = CgroupEntry { kind: cgroup_kind::POD, index, epoch: 0, pending: pending.0 };
         self.tables.put_cgroup(cgroup_id, entry)?;
         self.inherited.cgroups.remove(&cgroup_id);
+        self.pods.insert(cgroup_id, namespace.to_owned());
         Ok(())
+    }
+
+    /// What a pending container means: the strictest word of its namespace's policies for an unknown one; where the namespace has no
+    /// policy there is nothing to wait for.
+    fn pending(&self, namespace: &str) -> verdict::FailAction {
+        let of_namespace = self.policies.iter().filter(|(name, _)| name.namespace == namespace);
+        strictest(of_namespace.map(|(_, loaded)| fail_action(loaded.source.fail.unknown)))
     }
 
     /// Says which device the host's root file system is on.
@@ -421,8 +438,13 @@ impl<T: Tables> Enforcement<T> {
             }
             self.next_epoch += 1;
         }
+        let pod = info.pod_cgroup_id.filter(|_| !info.pod.is_empty());
+        let namespace = info.namespace.clone();
         self.containers.insert(cgroup_id, LoadedContainer { index, epoch, info, policy });
-        Ok(())
+        match pod {
+            Some(pod) if !self.pods.contains_key(&pod) => self.set_pod(pod, &namespace),
+            _ => Ok(()),
+        }
     }
 
     /// Marks what already runs: nobody knows where it came from, so only entries for any origin hold for it and its children.
@@ -447,8 +469,13 @@ impl<T: Tables> Enforcement<T> {
     /// # Errors
     /// When the kernel refuses.
     pub fn container_stopped(&mut self, cgroup_id: u64) -> Result<(), EnforcementError> {
-        if let Some(container) = self.containers.remove(&cgroup_id) {
-            self.remove_container(cgroup_id, container.index)?;
+        let Some(container) = self.containers.remove(&cgroup_id) else { return Ok(()) };
+        self.remove_container(cgroup_id, container.index)?;
+        if let Some(pod) = container.info.pod_cgroup_id
+            && self.containers.values().all(|other| other.info.pod_cgroup_id != Some(pod))
+            && self.pods.remove(&pod).is_some()
+        {
+            self.tables.remove_cgroup(pod)?;
         }
         Ok(())
     }
@@ -481,18 +508,9 @@ impl<T: Tables> Enforcement<T> {
     fn policy_slot(&self, policy: Option<&PolicyName>, namespace: &str) -> (u32, verdict::FailAction) {
         let index = policy.and_then(|name| self.policies.get(name)).map_or(0, |loaded| loaded.index);
         // The strictest word of the namespace's policies: a container that none matches must not be the way around them.
-        let missing = self
-            .policies
-            .iter()
-            .filter(|(name, _)| name.namespace == namespace)
-            .map(|(_, loaded)| loaded.compiled.missing)
-            .chain(self.rejected.iter().filter(|(name, _)| name.namespace == namespace).map(|(_, missing)| *missing))
-            .max_by_key(|&missing| match missing {
-                verdict::FailAction::OPEN => 0,
-                verdict::FailAction::CLOSED => 1,
-                _ => 2,
-            })
-            .unwrap_or(verdict::FailAction::OPEN);
+        let loaded = self.policies.iter().map(|(name, loaded)| (name, loaded.compiled.missing));
+        let rejected = self.rejected.iter().map(|(name, missing)| (name, *missing));
+        let missing = strictest(loaded.chain(rejected).filter(|(name, _)| name.namespace == namespace).map(|(_, missing)| missing));
         (index, missing)
     }
 
@@ -510,6 +528,9 @@ impl<T: Tables> Enforcement<T> {
             if let Some(loaded) = self.containers.get_mut(&cgroup_id) {
                 loaded.policy = policy;
             }
+        }
+        for (pod, namespace) in self.pods.clone() {
+            self.set_pod(pod, &namespace)?;
         }
         Ok(())
     }
@@ -578,6 +599,17 @@ impl<T: Tables> Enforcement<T> {
             }
         })
     }
+}
+
+/// The strictest of several meanings; open where there is none.
+fn strictest(actions: impl Iterator<Item = verdict::FailAction>) -> verdict::FailAction {
+    actions
+        .max_by_key(|&action| match action {
+            verdict::FailAction::OPEN => 0,
+            verdict::FailAction::CLOSED => 1,
+            _ => 2,
+        })
+        .unwrap_or(verdict::FailAction::OPEN)
 }
 
 /// Looks for tasks of a running container before the rest is left to what they inherit.

@@ -162,6 +162,7 @@ fn container(namespace: &str, workload: &str, cgroup_id: u64) -> ContainerInfo {
         image_digest: None,
         cgroup_path: "/nowhere".into(),
         cgroup_id,
+        pod_cgroup_id: None,
         root_device: 7,
         pid: None,
         is_running: false,
@@ -291,4 +292,24 @@ fn the_most_specific_policy_wins() {
     enforcement.container_started(container("pay", "other", 12)).unwrap();
     assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, true)));
     assert_eq!(enforcement.tables.judge(12, 9), Some((MONITOR, true)));
+}
+
+#[test]
+fn what_is_new_in_a_known_pod_is_pending_as_its_namespace_says() {
+    let mut enforcement = running();
+    let in_pod = |workload: &str, cgroup_id| ContainerInfo {
+        pod: "web-1".into(),
+        pod_cgroup_id: Some(20),
+        ..container("shop", workload, cgroup_id)
+    };
+    enforcement.container_started(in_pod("web", 23)).unwrap();
+    enforcement.container_started(in_pod("sidecar", 24)).unwrap();
+    let pod = enforcement.tables.cgroups[&20];
+    assert_eq!((pod.kind, pod.pending), (cgroup_kind::POD, verdict::FailAction::CLOSED.0));
+    apply(&mut enforcement, &[], &[]);
+    assert_eq!(enforcement.tables.cgroups[&20].pending, verdict::FailAction::OPEN.0);
+    enforcement.container_stopped(23).unwrap();
+    assert!(enforcement.tables.cgroups.contains_key(&20));
+    enforcement.container_stopped(24).unwrap();
+    assert!(!enforcement.tables.cgroups.contains_key(&20));
 }

@@ -90,6 +90,7 @@ pub(super) async fn describe(
             image_digest: image.map(|image| image.digest),
             cgroup_path: PathBuf::new(),
             cgroup_id: 0,
+            pod_cgroup_id: None,
             root_device: 0,
             pid: None,
             is_running: false,

@@ -355,6 +355,7 @@ mod tests {
                 image_digest: None,
                 cgroup_path: PathBuf::new(),
                 cgroup_id: 0,
+                pod_cgroup_id: None,
                 root_device: 0,
                 pid: None,
                 is_running: false,

@@ -18,6 +18,7 @@ pub mod control;
 pub mod enforcement;
 pub mod error_chain;
 pub mod events;
+pub mod front;
 pub mod inodes;
 pub mod kernel;
 pub mod policy_files;

@@ -43,6 +43,8 @@ use crate::cli::{Pins, Settings};
 const POLICY_FILES_INTERVAL: Duration = Duration::from_millis(500);
 /// Events that are kept in memory for who looks.
 const RECENT_EVENTS: usize = 1024;
+/// How long the container runtime is waited for before events are explained without it.
+const CONTAINERS_FIRST: Duration = Duration::from_secs(3);
 /// How long containers that were known before a restart may take to be told again.
 const SETTLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -124,6 +126,20 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         state.enforcement().set_managed_root(cgroup_id, settings.unknown.into())?;
     }
 
+    let watcher = settings.containerd.clone().map(|socket| {
+        let watched = containerd::Settings { socket, namespaces: BTreeSet::new() };
+        ContainerdWatcher::start(watched, tree, Arc::clone(&state) as Arc<_>)
+    });
+    let watcher = watcher.transpose().context("cannot watch containerd")?;
+    state.enforcement().announce_cgroups(watcher.is_some())?;
+    if let Some(watcher) = &watcher {
+        // What happened while no agent ran is explained by the containers that were there.
+        let mut connection = watcher.connection();
+        let told = connection.wait_for(|connection| *connection == containerd::Connection::Watching);
+        if tokio::time::timeout(CONTAINERS_FIRST, told).await.is_err() {
+            tracing::warn!("containerd does not answer yet; its containers stay as they were");
+        }
+    }
     let recent = Arc::new(RecentEvents::new(RECENT_EVENTS, spool.newest(RECENT_EVENTS)?));
     let (cgroups, mut made) = mpsc::unbounded_channel();
     let reader = Reader {
@@ -135,12 +151,6 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         last_sequence: spool.kept_through(&boot_id),
     };
     let mut reader = tokio::spawn(reader.run());
-    let watcher = settings.containerd.clone().map(|socket| {
-        let watched = containerd::Settings { socket, namespaces: BTreeSet::new() };
-        ContainerdWatcher::start(watched, tree, Arc::clone(&state) as Arc<_>)
-    });
-    let watcher = watcher.transpose().context("cannot watch containerd")?;
-    state.enforcement().announce_cgroups(watcher.is_some())?;
     let central = uplink.as_ref().map(Uplink::connection);
     if let Some(uplink) = uplink {
         tokio::spawn(uplink.run(Arc::clone(&spool), Arc::clone(&sources) as Arc<_>));

@@ -127,6 +127,8 @@ pub struct Enforcement<T> {
     overrides: BTreeMap<String, Mode>,
     used_policies: BTreeSet<u32>,
     used_containers: BTreeSet<u32>,
+    /// Policies by the slots that they had before a restart: what happened meanwhile names those.
+    earlier_slots: BTreeMap<u32, PolicyName>,
     next_epoch: u32,
     next_set: u32,
     /// Found in the pinned maps and not yet claimed; gone when [`Enforcement::settle`] is called.
@@ -174,6 +176,7 @@ impl<T: Tables> Enforcement<T> {
             },
             sets: sets.into_iter().map(|(number, set)| (number, LoadedSet { set, users: 0 })).collect(),
             rejected: BTreeMap::new(),
+            earlier_slots: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             used_namespaces,
             overrides: BTreeMap::new(),
@@ -415,6 +418,9 @@ impl<T: Tables> Enforcement<T> {
         };
         let before = self.tables.container(index)?;
         let is_new = is_new || before.epoch != epoch;
+        if let Some(policy) = policy.clone().filter(|_| !is_new && before.policy != policy_index) {
+            self.earlier_slots.insert(before.policy, policy);
+        }
         let container = Container {
             epoch,
             policy: policy_index,
@@ -571,9 +577,10 @@ impl<T: Tables> Enforcement<T> {
         self.policies.get(&self.policy_for(info)?).map(|loaded| &loaded.source)
     }
 
-    /// The policy in a slot.
+    /// The policy in a slot, or the one that was there before a restart.
     pub fn policy_in_slot(&self, index: u32) -> Option<&ExecPolicy> {
-        self.policies.values().find(|loaded| loaded.index == index).map(|loaded| &loaded.source)
+        let now = self.policies.values().find(|loaded| loaded.index == index);
+        now.or_else(|| self.policies.get(self.earlier_slots.get(&index)?)).map(|loaded| &loaded.source)
     }
 
     /// All policies in force.

@@ -10,9 +10,11 @@
 //! Each verb is a module; a verb that others build on (`vm`, `setup`) says in its module text what it promises.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod codegen;
+mod demo;
 mod process;
 mod setup;
 mod test;
@@ -47,6 +49,10 @@ enum Verb {
     Vm(vm::Arguments),
     /// Run every test there is, and close with the sum
     Test(test::Arguments),
+    /// Play the whole chain on real parts, from a signed image to a refused exec, and compare with what is expected
+    Demo(demo::Arguments),
+    /// Measure what an exec costs with the agent, in VMs that count instructions
+    Bench(bench::Arguments),
     /// Check formatting, lints, forbidden words, and that generated code is current
     Tidy(tidy::Arguments),
     /// Write the generated code anew
@@ -75,6 +81,8 @@ fn main() -> ExitCode {
         Verb::Build(arguments) => build::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::Vm(arguments) => return vm::run(arguments),
         Verb::Test(arguments) => test::run(arguments),
+        Verb::Demo(arguments) => demo::run(arguments),
+        Verb::Bench(arguments) => bench::run(arguments),
         Verb::Tidy(arguments) => tidy::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::Codegen(arguments) => codegen::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::VmCheck(arguments) => vm_check::run(arguments),

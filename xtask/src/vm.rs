@@ -13,7 +13,7 @@ mod accelerator;
 mod console;
 mod cpio;
 mod guest;
-mod libraries;
+pub(crate) mod libraries;
 mod output;
 mod qemu;
 mod tree;

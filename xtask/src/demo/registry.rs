@@ -1,0 +1,90 @@
+//! A registry of the demo's own: Debian's docker-registry with an own configuration, on the loopback.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::{
+    daemon::{self, Daemon},
+    http,
+    image::{self, Image},
+    place::Place,
+};
+use crate::workspace;
+
+/// A running registry.
+pub(super) struct Registry {
+    port: u16,
+    _daemon: Daemon,
+}
+
+impl Registry {
+    /// # Errors
+    ///
+    /// Where docker-registry is missing or does not come up.
+    pub(super) fn start(place: &Place) -> Result<Self> {
+        let program = workspace::find_program("docker-registry").ok_or_else(|| anyhow!("no docker-registry: run `cargo xtask setup`"))?;
+        let port = daemon::free_port()?;
+        let folder = place.folder("registry")?;
+        let configuration = folder.join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {:?}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
+            folder.join("content")
+        );
+        fs::write(&configuration, text).with_context(|| format!("cannot write {}", configuration.display()))?;
+        let mut command = Command::new(program);
+        command.arg("serve").arg(&configuration);
+        let mut daemon = Daemon::start("docker-registry", &command, &place.cgroups, &place.log("registry"), None)?;
+        daemon.wait_until(|| daemon::answers(port))?;
+        Ok(Self {
+            port,
+            _daemon: daemon,
+        })
+    }
+
+    /// As image references begin: `127.0.0.1:PORT`.
+    pub(super) fn name(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Whether there is a manifest of this tag or digest.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry does not answer.
+    pub(super) fn has(&self, repository: &str, reference: &str) -> Result<bool> {
+        let url = format!("http://{}/v2/{repository}/manifests/{reference}", self.name());
+        Ok(http::get(&url, image::MANIFEST_TYPE)?.status == 200)
+    }
+
+    /// Pushes an image under a tag (OCI distribution specification, "Pushing").
+    ///
+    /// # Errors
+    ///
+    /// Where the registry refuses.
+    pub(super) fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
+        let base = format!("http://{}/v2/{repository}", self.name());
+        for blob in &image.blobs {
+            let started = http::post(&format!("{base}/blobs/uploads/"), &[])?;
+            let location = started
+                .location
+                .ok_or_else(|| anyhow!("the registry gave no place to upload to (HTTP {})", started.status))?;
+            let location = match location.strip_prefix('/') {
+                Some(path) => format!("http://{}/{path}", self.name()),
+                None => location,
+            };
+            let separator = if location.contains('?') { '&' } else { '?' };
+            let url = format!("{location}{separator}digest={}", image::digest(blob));
+            expect_created(&http::put(&url, "application/octet-stream", blob)?)?;
+        }
+        let url = format!("{base}/manifests/{tag}");
+        expect_created(&http::put(&url, image::MANIFEST_TYPE, &image.manifest)?)
+    }
+}
+
+fn expect_created(answer: &http::Answer) -> Result<()> {
+    if answer.status != 201 {
+        bail!("the registry answered {}: {}", answer.status, answer.body.trim());
+    }
+    Ok(())
+}

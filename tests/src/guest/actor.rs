@@ -1,0 +1,170 @@
+//! The actor: enters a cgroup, then starts a program in one of many ways. It is this suite's own program, started anew.
+
+use std::{
+    ffi::CString,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{ffi::OsStringExt as _, process::CommandExt as _},
+    },
+    process::{Command, ExitCode},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, FdFlag, SealFlag, fcntl},
+    sys::memfd::{MFdFlags, memfd_create},
+    unistd::{chroot, fexecve},
+};
+
+/// First argument of an actor.
+pub const VERB: &str = "act";
+/// Exit code of an actor whose exec was refused: this and the errno.
+pub const ERRNO_BASE: u8 = 100;
+/// Exit code of an actor that could not get as far as the exec.
+pub const BROKEN: u8 = 99;
+
+/// How the program is started; the words are the actor's arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// execve.
+    Exec,
+    /// execveat with AT_EMPTY_PATH.
+    Descriptor,
+    /// execve of /proc/self/fd/N.
+    ProcDescriptor,
+    /// From a copy in a memfd that stays open for writing.
+    Memory,
+    /// From a copy in a sealed memfd.
+    SealedMemory,
+    /// From an open file that was deleted.
+    Deleted,
+    /// From a thread that is not the first.
+    Thread,
+    /// By a child (vfork and execve); the actor ends as the child did, a signal as 128 and its number.
+    Child,
+    /// After leaving for the cgroup that the first argument names.
+    AfterMove,
+    /// After a chroot to the first argument.
+    AfterChroot,
+}
+
+const WORDS: [(Way, &str); 10] = [
+    (Way::Exec, "exec"),
+    (Way::Descriptor, "descriptor"),
+    (Way::ProcDescriptor, "proc-descriptor"),
+    (Way::Memory, "memory"),
+    (Way::SealedMemory, "sealed-memory"),
+    (Way::Deleted, "deleted"),
+    (Way::Thread, "thread"),
+    (Way::Child, "child"),
+    (Way::AfterMove, "after-move"),
+    (Way::AfterChroot, "after-chroot"),
+];
+
+impl Way {
+    /// The actor's argument.
+    pub fn word(self) -> &'static str {
+        // Every way stands in the table.
+        WORDS.iter().find(|(way, _)| *way == self).map_or("", |(_, word)| word)
+    }
+}
+
+/// Runs the actor: `CGROUP WAY [EXTRA] PROGRAM [ARGUMENT]…`. Returns only where the program did not start.
+pub fn act(arguments: &[String]) -> ExitCode {
+    match try_to_act(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("actor {arguments:?}: {error}");
+            ExitCode::from(BROKEN)
+        }
+    }
+}
+
+fn try_to_act(arguments: &[String]) -> io::Result<u8> {
+    let bad = || io::Error::other("CGROUP WAY PROGRAM are missing");
+    let [cgroup, word, rest @ ..] = arguments else { return Err(bad()) };
+    let way = WORDS.iter().find(|(_, known)| known == word).map(|(way, _)| *way).ok_or_else(bad)?;
+    // Opened before the cgroup is entered and the root is changed.
+    enter(cgroup)?;
+    let rest = match (way, rest) {
+        (Way::AfterMove, [elsewhere, rest @ ..]) => {
+            enter(elsewhere)?;
+            rest
+        }
+        (Way::AfterChroot, [root, rest @ ..]) => {
+            chroot(root.as_str())?;
+            std::env::set_current_dir("/")?;
+            rest
+        }
+        _ => rest,
+    };
+    let [program, ..] = rest else { return Err(bad()) };
+    match way {
+        Way::Exec | Way::AfterMove | Way::AfterChroot => execute(rest),
+        Way::Descriptor => execute_file(&File::open(program)?, rest),
+        Way::Deleted => {
+            let file = File::open(program)?;
+            fs::remove_file(program)?;
+            execute_file(&file, rest)
+        }
+        Way::ProcDescriptor => {
+            let file = File::open(program)?;
+            fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            let mut words = rest.to_vec();
+            words[0] = format!("/proc/self/fd/{}", file.as_raw_fd());
+            execute(&words)
+        }
+        Way::Memory | Way::SealedMemory => {
+            let mut memory = File::from(memfd_create(c"copy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+            memory.write_all(&fs::read(program)?)?;
+            if way == Way::SealedMemory {
+                let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+                fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
+            }
+            execute_file(&memory, rest)
+        }
+        Way::Thread => {
+            let words = rest.to_vec();
+            std::thread::spawn(move || execute(&words)).join().map_err(|_| io::Error::other("the thread panicked"))?
+        }
+        Way::Child => {
+            use std::os::unix::process::ExitStatusExt as _;
+            match Command::new(program).args(&rest[1..]).status() {
+                Ok(status) => Ok(status.code().or(status.signal().map(|signal| 128 + signal)).map_or(BROKEN, |code| code as u8)),
+                Err(error) => errno_code(&error),
+            }
+        }
+    }
+}
+
+fn enter(cgroup: &str) -> io::Result<()> {
+    fs::write(format!("{cgroup}/cgroup.procs"), "0")
+}
+
+fn execute(words: &[String]) -> io::Result<u8> {
+    errno_code(&Command::new(&words[0]).args(&words[1..]).exec())
+}
+
+fn execute_file(file: &File, words: &[String]) -> io::Result<u8> {
+    let text = |words: Vec<Vec<u8>>| words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(io::Error::other);
+    let arguments = text(words.iter().map(|word| word.clone().into_bytes()).collect())?;
+    let environment = text(
+        std::env::vars_os()
+            .map(|(name, value)| [name.into_vec(), b"=".to_vec(), value.into_vec()].concat())
+            .collect(),
+    )?;
+    match fexecve(file, &arguments, &environment) {
+        Err(errno) => errno_code(&errno.into()),
+        Ok(never) => match never {},
+    }
+}
+
+fn errno_code(error: &io::Error) -> io::Result<u8> {
+    let errno = error.raw_os_error().ok_or_else(|| io::Error::other(error.to_string()))?;
+    if errno == Errno::ENOENT as i32 {
+        eprintln!("actor: {error}");
+    }
+    u8::try_from(errno).map(|errno| ERRNO_BASE.saturating_add(errno)).map_err(io::Error::other)
+}

@@ -1,0 +1,112 @@
+//! Who belongs to a container stays its member.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+
+use super::content::NOT_IN_IMAGE;
+use crate::guest::{
+    actor::Way,
+    policy::Policy,
+    trial::{CGROUPS, Case, Expected, Place, Trial, path_word},
+};
+
+/// Levels of cgroups below the container's own.
+const DEPTH: usize = 8;
+
+fn good_and_bad(place: &Place) -> Result<Policy> {
+    place.canary("bad", "bad")?;
+    Policy::enforce().allow(&place.canary("good", "good")?)
+}
+
+/// A listed shell besides.
+fn with_shell(place: &Place) -> Result<Policy> {
+    let shell = place.path("sh");
+    fs::copy("/usr/bin/busybox", &shell)?;
+    good_and_bad(place)?.allow(&shell)
+}
+
+fn shell(trial: &Trial<'_>, line: &str) -> Vec<String> {
+    let folder = path_word(&trial.place.folder);
+    vec![path_word(&trial.path("sh")), "-c".into(), line.replace("DIR", &folder)]
+}
+
+/// The cgroups below a case's own, from the top.
+fn nested(cgroup: &Path) -> Result<Vec<PathBuf>> {
+    let mut below = Vec::new();
+    let mut folder = cgroup.to_path_buf();
+    for level in 0..DEPTH {
+        folder.push(format!("level{level}"));
+        fs::create_dir_all(&folder)?;
+        below.push(folder.clone());
+    }
+    Ok(below)
+}
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "a_task_that_leaves_its_cgroup_stays_a_member",
+        prepare: good_and_bad,
+        run: |trial| {
+            for elsewhere in ["/sys/fs/cgroup", CGROUPS] {
+                for (name, expected) in [("good", Expected::Runs), ("bad", Expected::Killed(NOT_IN_IMAGE))] {
+                    let words = [elsewhere.to_owned(), path_word(&trial.path(name))];
+                    trial.start(Way::AfterMove, &words, expected)?;
+                }
+            }
+            Ok(())
+        },
+    },
+    Case {
+        name: "a_task_that_moves_to_another_container_stays_a_member_of_the_first",
+        prepare: good_and_bad,
+        run: |trial| {
+            let other = Path::new(CGROUPS).join("monitor_lets_run_and_says_what_would_have_been");
+            fs::create_dir_all(&other)?;
+            let words = [path_word(&other), path_word(&trial.path("bad"))];
+            trial.start(Way::AfterMove, &words, Expected::Killed(NOT_IN_IMAGE))
+        },
+    },
+    Case {
+        name: "nested_cgroups_evade_nothing",
+        prepare: good_and_bad,
+        run: |trial| {
+            for cgroup in nested(&trial.place.cgroup.clone())? {
+                trial.attempt(&cgroup, Way::Exec, &[path_word(&trial.path("bad"))], Expected::Killed(NOT_IN_IMAGE))?;
+                trial.attempt(&cgroup, Way::Exec, &[path_word(&trial.path("good"))], Expected::Runs)?;
+            }
+            Ok(())
+        },
+    },
+    Case {
+        name: "children_are_members",
+        prepare: with_shell,
+        run: |trial| {
+            let words = shell(trial, "DIR/bad; exit $?");
+            trial.start(Way::Exec, &words, Expected::Killed(NOT_IN_IMAGE))?;
+            let words = shell(trial, "DIR/good; exit $?");
+            trial.start(Way::Exec, &words, Expected::Runs)
+        },
+    },
+    Case {
+        name: "grandchildren_of_a_double_fork_are_members",
+        prepare: with_shell,
+        run: |trial| {
+            let words = shell(trial, "( ( DIR/bad; echo $? > DIR/status ) & ); while ! [ -s DIR/status ]; do :; done; exit $(cat DIR/status)");
+            // `cat` is an applet that busybox starts by itself, without an exec.
+            let _ = fs::remove_file(trial.path("status"));
+            trial.start(Way::Exec, &words, Expected::Killed(NOT_IN_IMAGE))
+        },
+    },
+    Case {
+        name: "children_that_leave_the_cgroup_are_members",
+        prepare: with_shell,
+        run: |trial| {
+            let words = shell(trial, "( echo 0 > /sys/fs/cgroup/cgroup.procs; ( DIR/bad; exit $? ) ); exit $?");
+            trial.start(Way::Exec, &words, Expected::Killed(NOT_IN_IMAGE))
+        },
+    },
+];

@@ -1,0 +1,124 @@
+//! The agent's events, as `latticectl events --follow -o json` tells them.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+/// An event.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Event {
+    /// Its number.
+    pub sequence: u64,
+    /// The sentence.
+    pub message: String,
+    /// A judged file.
+    pub violation: Option<Violation>,
+    /// Numbers that were lost.
+    pub gap: Option<Gap>,
+}
+
+/// What was judged; the fields that cases look at.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "each field is documented in events.proto")]
+pub struct Violation {
+    pub hook: String,
+    pub mode: String,
+    pub effective_action: String,
+    pub signal_return_code: Option<i32>,
+    pub reason: String,
+    #[serde(default)]
+    pub drift: String,
+    pub path: String,
+    #[serde(default)]
+    pub sha256: String,
+    pub role: String,
+    pub origin: String,
+    pub pid: u32,
+    pub container: Option<Container>,
+}
+
+/// Whose.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "each field is documented in events.proto")]
+pub struct Container {
+    #[serde(default)]
+    pub workload: String,
+    pub cgroup_id: u64,
+}
+
+/// A span of lost numbers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "each field is documented in events.proto")]
+pub struct Gap {
+    pub first_sequence: u64,
+    pub last_sequence: u64,
+}
+
+/// All events that were ever told, by number; outlives agents.
+pub type Told = Arc<Mutex<BTreeMap<u64, Event>>>;
+
+/// Every event so far, in order.
+pub fn all(told: &Told) -> Vec<Event> {
+    told.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+}
+
+/// Events of a workload so far, in order.
+pub fn of_workload(told: &Told, workload: &str) -> Vec<Violation> {
+    all(told)
+        .into_iter()
+        .filter_map(|event| event.violation)
+        .filter(|violation| violation.container.as_ref().is_some_and(|container| container.workload == workload))
+        .collect()
+}
+
+/// Follows one agent's events.
+pub struct Follower {
+    child: Child,
+}
+
+impl Follower {
+    /// Asks for what the agent still knows and for what comes.
+    ///
+    /// # Errors
+    /// When latticectl cannot be started.
+    pub fn start(told: &Told) -> Result<Self> {
+        let mut child = Command::new("latticectl")
+            .args(["events", "--follow", "--limit", "0", "-o", "json"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start latticectl events")?;
+        let stdout = child.stdout.take().context("latticectl has no pipe")?;
+        let telling = Arc::clone(told);
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                match serde_json::from_str::<Event>(&line) {
+                    Ok(event) => {
+                        telling.lock().unwrap_or_else(PoisonError::into_inner).insert(event.sequence, event);
+                    }
+                    Err(error) => println!("note: latticectl events said {line}: {error}"),
+                }
+            }
+        });
+        Ok(Self { child })
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It ends by itself when the agent does.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,85 @@
+//! The node: the agent, when there is one, and what it told.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+
+use super::{
+    agent::Agent,
+    events::Told,
+    policy::{FOLDER, NAMESPACE},
+    trial::Place,
+};
+
+/// The agent under test and its arguments.
+#[derive(Default)]
+pub struct Node {
+    agent: Option<Agent>,
+    containers: Vec<String>,
+    /// Arguments besides policies and containers.
+    pub more_arguments: Vec<String>,
+    /// All that any agent told.
+    pub told: Told,
+}
+
+impl Node {
+    /// A container of a place, for the next start.
+    ///
+    /// # Errors
+    /// When its cgroup cannot be made.
+    pub fn add(&mut self, place: &Place) -> Result<()> {
+        fs::create_dir_all(&place.cgroup)?;
+        self.add_cgroup(&place.cgroup, &place.workload());
+        Ok(())
+    }
+
+    /// A container, for the next start.
+    pub fn add_cgroup(&mut self, cgroup: &Path, workload: &str) {
+        self.containers.push(format!("{}={NAMESPACE}/{workload}/c", cgroup.display()));
+    }
+
+    /// Starts the agent.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start(&mut self) -> Result<()> {
+        let mut arguments = vec!["--policies".to_owned(), FOLDER.to_owned()];
+        for container in &self.containers {
+            arguments.extend(["--cgroup".to_owned(), container.clone()]);
+        }
+        arguments.extend(self.more_arguments.iter().cloned());
+        self.agent = Some(Agent::start(&arguments, &self.told)?);
+        Ok(())
+    }
+
+    /// The running agent.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn agent(&self) -> Result<&Agent> {
+        self.agent.as_ref().context("no agent runs")
+    }
+
+    /// Ends the agent with a signal.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn end(&mut self, signal: Signal) -> Result<()> {
+        self.agent.take().context("no agent runs")?.end(signal)
+    }
+
+    /// Ends the agent with a signal, and starts it again.
+    ///
+    /// # Errors
+    /// When none runs, or it does not become ready.
+    pub fn restart(&mut self, signal: Signal) -> Result<()> {
+        self.end(signal)?;
+        self.start()
+    }
+
+    /// Whether one runs.
+    pub fn has_agent(&self) -> bool {
+        self.agent.is_some()
+    }
+}

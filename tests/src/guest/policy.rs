@@ -1,0 +1,119 @@
+//! Short ways to write the policies of cases.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use lattice_policy::{
+    CodeLoading, Entry, ExecPolicy, FailAction, FailSemantics, FileDigest, Mode, Origin, Role, Scope, Target, to_yaml,
+};
+
+use super::canaries::digest;
+
+/// Namespace of all cases.
+pub const NAMESPACE: &str = "vm";
+/// Folder that the agent reads.
+pub const FOLDER: &str = "/run/policies";
+
+/// A policy under construction.
+#[derive(Debug, Clone)]
+pub struct Policy(pub ExecPolicy);
+
+impl Policy {
+    /// A policy that lets nothing start.
+    pub fn new(mode: Mode) -> Self {
+        Self(ExecPolicy {
+            namespace: NAMESPACE.into(),
+            name: String::new(),
+            target: Target::default(),
+            mode,
+            fail: FailSemantics::default(),
+            code_loading: CodeLoading::Image,
+            scope: Scope::Declared,
+            generation: 1,
+            entries: Vec::new(),
+            map: Vec::new(),
+        })
+    }
+
+    /// Enforcing.
+    pub fn enforce() -> Self {
+        Self::new(Mode::Enforce)
+    }
+
+    /// What an unresolved file means.
+    #[must_use]
+    pub fn unresolved(mut self, action: FailAction) -> Self {
+        self.0.fail.unresolved = action;
+        self
+    }
+
+    /// The file's content may start as target.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn allow(self, path: &Path) -> Result<Self> {
+        self.allow_as(path, &[Role::Target], Origin::Any)
+    }
+
+    /// The file's content, in these roles, from there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn allow_as(mut self, path: &Path, roles: &[Role], from: Origin) -> Result<Self> {
+        self.0.entries.push(Entry {
+            sha256: Some(FileDigest(digest(path)?)),
+            size_bytes: Some(fs::metadata(path)?.len()),
+            ..entry(path, roles, from)
+        });
+        Ok(self)
+    }
+
+    /// Whatever lies at the path.
+    #[must_use]
+    pub fn allow_path(mut self, path: &Path) -> Self {
+        self.0.entries.push(entry(path, &[Role::Target], Origin::Any));
+        self
+    }
+
+    /// Writes the file of a workload's policy, in one step.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, workload: &str) -> Result<()> {
+        let policy = ExecPolicy {
+            name: workload.into(),
+            target: Target { workload: Some(workload.into()), ..Target::default() },
+            ..self.0.clone()
+        };
+        write_text(workload, &to_yaml(&policy))
+    }
+}
+
+/// Writes any text as a workload's policy file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_text(workload: &str, text: &str) -> Result<()> {
+    fs::create_dir_all(FOLDER)?;
+    let path = PathBuf::from(FOLDER).join(format!("{workload}.yaml"));
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    Ok(fs::rename(new, path)?)
+}
+
+fn entry(path: &Path, roles: &[Role], from: Origin) -> Entry {
+    Entry {
+        path: path.to_string_lossy().as_ref().into(),
+        sha256: None,
+        real_path: None,
+        size_bytes: None,
+        kind: None,
+        roles: roles.to_vec(),
+        from,
+        applets: Vec::new(),
+        because: Vec::new(),
+    }
+}

@@ -1,0 +1,350 @@
+//! One case in one phase: its cgroup, its folder, and attempts whose outcome is compared with what was expected.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{
+    actor::{ERRNO_BASE, VERB, Way},
+    canaries::{self, MARK_BYTES},
+    events::{Violation, of_workload},
+    node::Node,
+    policy::Policy,
+};
+
+/// Cgroup below which every case has its own.
+pub const CGROUPS: &str = "/sys/fs/cgroup/lattice-vm";
+/// How long a program may take.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+/// How long an event may take.
+const EVENT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A case: what it needs, and what must happen.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// Its name, also of its workload, cgroup and folder.
+    pub name: &'static str,
+    /// Makes its files, anew for each phase and with the same content, and says its policy.
+    pub prepare: fn(&Place) -> Result<Policy>,
+    /// Does it.
+    pub run: fn(&mut Trial<'_>) -> Result<()>,
+}
+
+/// Where a case lives.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its name.
+    pub name: &'static str,
+    /// A folder of its own on tmpfs.
+    pub folder: PathBuf,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+}
+
+impl Place {
+    /// Of a case.
+    pub fn of(name: &'static str) -> Self {
+        Self { name, folder: Path::new("/tmp/cases").join(name), cgroup: Path::new(CGROUPS).join(name) }
+    }
+
+    /// Its workload: the case's name as Kubernetes would take it.
+    pub fn workload(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// A static canary in the folder; the variant is its content.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn canary(&self, name: &str, variant: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        canaries::write_static(&path, variant)?;
+        Ok(path)
+    }
+}
+
+/// Whether an agent is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// No agent: every canary must leave its mark, or the case proves nothing.
+    Control,
+    /// With the agent.
+    Judged,
+}
+
+/// Why an event is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// `reason` of the event.
+    pub reason: &'static str,
+    /// `role` of the event.
+    pub role: &'static str,
+    /// `drift` of the event.
+    pub drift: &'static str,
+}
+
+/// A cause, in short.
+pub const fn cause(reason: &'static str, role: &'static str, drift: &'static str) -> Cause {
+    Cause { reason, role, drift }
+}
+
+/// What must come of an attempt under the agent. Without it each leaves its mark, but for `Fails`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// It runs, and nothing is said.
+    Runs,
+    /// SIGKILL, no mark, an event.
+    Killed(Cause),
+    /// -EPERM, no mark, an event.
+    Denied(Cause),
+    /// It runs, with an event: monitor.
+    Noted(Cause),
+    /// The kernel refuses it by itself, with this errno, in both phases.
+    Fails(i32),
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+pub struct Outcome {
+    status: ExitStatus,
+    /// Content of the mark file.
+    pub marks: String,
+    pid: u32,
+}
+
+/// One case in one phase.
+pub struct Trial<'a> {
+    /// The agent and the rest of the node.
+    pub node: &'a mut Node,
+    /// Where the case lives.
+    pub place: Place,
+    /// With or without the agent.
+    pub phase: Phase,
+    expected_events: usize,
+    attempts: u32,
+}
+
+impl<'a> Trial<'a> {
+    /// Begins.
+    pub fn new(node: &'a mut Node, place: Place, phase: Phase) -> Self {
+        Self { node, place, phase, expected_events: 0, attempts: 0 }
+    }
+
+    /// Whether there is no agent.
+    pub fn is_control(&self) -> bool {
+        self.phase == Phase::Control
+    }
+
+    /// A path in the case's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.place.path(name)
+    }
+
+    /// The program starts by execve, from outside into the case's cgroup.
+    ///
+    /// # Errors
+    /// When something else came of it than expected.
+    #[track_caller]
+    pub fn exec(&mut self, program: &Path, expected: Expected) -> Result<()> {
+        let cgroup = self.place.cgroup.clone();
+        self.attempt(&cgroup, Way::Exec, &[path_word(program)], expected)
+    }
+
+    /// As [`Trial::exec`], in another way.
+    ///
+    /// # Errors
+    /// When something else came of it than expected.
+    #[track_caller]
+    pub fn start(&mut self, way: Way, words: &[String], expected: Expected) -> Result<()> {
+        let cgroup = self.place.cgroup.clone();
+        self.attempt(&cgroup, way, words, expected)
+    }
+
+    /// As [`Trial::start`], from another cgroup.
+    ///
+    /// # Errors
+    /// When something else came of it than expected.
+    #[track_caller]
+    pub fn attempt(&mut self, cgroup: &Path, way: Way, words: &[String], expected: Expected) -> Result<()> {
+        let line = std::panic::Location::caller().line();
+        self.try_attempt(cgroup, way, words, expected)
+            .with_context(|| format!("{} of {}, line {line}, expected {expected:?}", way.word(), words.join(" ")))
+    }
+
+    fn try_attempt(&mut self, cgroup: &Path, way: Way, words: &[String], expected: Expected) -> Result<()> {
+        let outcome = self.act(cgroup, way, words)?;
+        let forwards = matches!(way, Way::Child) || words.first().is_some_and(|word| word.ends_with("/sh"));
+        self.compare(&outcome, expected, forwards)?;
+        if let Some(violation) = self.event_owed(expected)? {
+            ensure!(forwards || violation.pid == outcome.pid, "the event names pid {}, it was {}", violation.pid, outcome.pid);
+        }
+        Ok(())
+    }
+
+    /// Starts the actor, waits for its end, and reads the mark.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end.
+    pub fn act(&mut self, cgroup: &Path, way: Way, words: &[String]) -> Result<Outcome> {
+        let mark = self.new_mark()?;
+        let mut child = Command::new("lattice-vm-suite")
+            .arg(VERB)
+            .arg(cgroup)
+            .arg(way.word())
+            .args(words)
+            .env("LATTICE_MARK", &mark)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("cannot start the actor")?;
+        let pid = child.id();
+        let status = wait(&mut child)?;
+        Ok(Outcome { status, marks: fs::read_to_string(&mark).unwrap_or_default(), pid })
+    }
+
+    /// A mark file that nobody has used.
+    ///
+    /// # Errors
+    /// When its folder cannot be made.
+    pub fn new_mark(&mut self) -> Result<PathBuf> {
+        self.attempts += 1;
+        let folder = Path::new("/tmp/marks").join(self.place.name);
+        fs::create_dir_all(&folder)?;
+        Ok(folder.join(format!("{:?}-{}", self.phase, self.attempts)))
+    }
+
+    fn compare(&self, outcome: &Outcome, expected: Expected, forwards: bool) -> Result<()> {
+        let marks = outcome.marks.len() / MARK_BYTES;
+        let (code, signal) = (outcome.status.code(), outcome.status.signal());
+        let seen = format!("{} with {marks} marks", outcome.status);
+        let errno = |errno: i32| code == Some(i32::from(ERRNO_BASE) + errno);
+        let is_right = match (self.phase, expected) {
+            (_, Expected::Fails(number)) => errno(number) && marks == 0,
+            (Phase::Control, _) => {
+                ensure!(code == Some(0) && marks == 1, "without the agent: {seen}: this proves nothing");
+                true
+            }
+            (_, Expected::Runs | Expected::Noted(_)) => code == Some(0) && marks == 1,
+            (_, Expected::Killed(_)) => (signal == Some(9) || (forwards && code == Some(137))) && marks == 0,
+            (_, Expected::Denied(_)) => (errno(1) || (forwards && code == Some(126))) && marks == 0,
+        };
+        ensure!(is_right, "{seen}; the agent's events: {}", self.told());
+        Ok(())
+    }
+
+    fn told(&self) -> String {
+        of_workload(&self.node.told, &self.place.workload())
+            .iter()
+            .skip(self.expected_events)
+            .map(|event| format!("{} {} {} {} {}", event.effective_action, event.reason, event.role, event.drift, event.path))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    fn event_owed(&mut self, expected: Expected) -> Result<Option<Violation>> {
+        if self.is_control() {
+            return Ok(None);
+        }
+        let (cause, action) = match expected {
+            Expected::Runs | Expected::Fails(_) => return Ok(None),
+            Expected::Killed(cause) => (cause, "deny+kill"),
+            Expected::Denied(cause) => (cause, "deny"),
+            Expected::Noted(cause) => (cause, "none"),
+        };
+        self.event(cause, action).map(Some)
+    }
+
+    /// Waits for the next event of this case, and compares it.
+    ///
+    /// # Errors
+    /// When none comes, or another.
+    pub fn event(&mut self, cause: Cause, action: &str) -> Result<Violation> {
+        let event = self.next_event()?;
+        let found = (event.reason.as_str(), event.role.as_str(), event.drift.as_str(), event.effective_action.as_str());
+        ensure!(
+            found == (cause.reason, cause.role, cause.drift, action),
+            "the event of {} at {} says {found:?}, expected {cause:?} {action}",
+            event.path,
+            event.hook
+        );
+        if action == "deny+kill" {
+            ensure!(event.signal_return_code == Some(0), "the signal returned {:?}", event.signal_return_code);
+        } else {
+            ensure!(event.signal_return_code.is_none(), "a signal was sent: {:?}", event.signal_return_code);
+        }
+        Ok(event)
+    }
+
+    /// Waits for the next event of this case.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub fn next_event(&mut self) -> Result<Violation> {
+        let started = Instant::now();
+        loop {
+            if let Some(event) = of_workload(&self.node.told, &self.place.workload()).get(self.expected_events) {
+                self.expected_events += 1;
+                return Ok(event.clone());
+            }
+            if started.elapsed() > EVENT_LIMIT {
+                bail!("no event came");
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Says that an attempt was not made through this trial, and owes an event.
+    ///
+    /// # Errors
+    /// As [`Trial::event`]; without the agent nothing is owed.
+    pub fn owed(&mut self, expected: Expected) -> Result<()> {
+        self.event_owed(expected).map(drop)
+    }
+
+    /// Ends: as many events as refusals.
+    ///
+    /// # Errors
+    /// When there are others.
+    pub fn finish(self) -> Result<usize> {
+        if !self.is_control() {
+            let told = of_workload(&self.node.told, &self.place.workload()).len();
+            ensure!(told == self.expected_events, "{told} events for {} refusals: {}", self.expected_events, self.told());
+        }
+        Ok(self.expected_events)
+    }
+}
+
+/// A path as a word.
+pub fn path_word(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Waits for a child, with a limit.
+///
+/// # Errors
+/// When it does not end in time; it is killed then.
+pub fn wait(child: &mut Child) -> Result<ExitStatus> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if started.elapsed() > ATTEMPT_LIMIT {
+            child.kill()?;
+            child.wait()?;
+            bail!("it did not end within {ATTEMPT_LIMIT:?}");
+        }
+        sleep(Duration::from_millis(1));
+    }
+}

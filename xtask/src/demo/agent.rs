@@ -60,7 +60,7 @@ impl Agent {
     ///
     /// Where it does not come up.
     pub(super) fn start_again(&mut self, place: &Place, central: &Central) -> Result<()> {
-        let mut daemon = Daemon::start("lattice-agent", &self.command, &place.cgroups, &place.log("agent"), None)?;
+        let mut daemon = Daemon::start("lattice-agent", &self.command, Some(&place.cgroups), &place.log("agent"), None)?;
         daemon.wait_until(|| matches!(central.node(), Ok(Some(_))))?;
         self.daemon = Some(daemon);
         Ok(())

@@ -83,7 +83,7 @@ impl Central {
             .replace("@PUBLIC_KEY@", &indented.join("\n"));
         write(&objects, "trust.yaml", &trust)?;
         write(&objects, "gates.cedar", GATES)?;
-        let mut daemon = Daemon::start("lattice-central", &command, &place.cgroups, &place.log("central"), None)?;
+        let mut daemon = Daemon::start("lattice-central", &command, Some(&place.cgroups), &place.log("central"), None)?;
         daemon.wait_until(|| daemon::answers(port))?;
         Ok(Self {
             objects,

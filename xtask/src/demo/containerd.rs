@@ -60,7 +60,7 @@ impl Containerd {
         fs::write(&configuration, text).with_context(|| format!("cannot write {}", configuration.display()))?;
         let mut command = Command::new(program);
         command.arg("--config").arg(&configuration);
-        let daemon = Daemon::start("containerd", &command, &place.cgroups, &place.log("containerd"), None)?;
+        let daemon = Daemon::start("containerd", &command, Some(&place.cgroups), &place.log("containerd"), None)?;
         let mut containerd = Self {
             ctr,
             socket,

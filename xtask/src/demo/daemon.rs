@@ -34,12 +34,12 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a program as one of the demo's daemons. Its output is appended to the log, stdout to `output` where given.
+    /// Starts a program, in the cgroup of the demo's daemons where there is one. Its output is appended to the log, stdout to `output` where given.
     ///
     /// # Errors
     ///
     /// Where it cannot be started.
-    pub(super) fn start(name: &str, command: &Command, cgroups: &Cgroups, log: &Path, output: Option<File>) -> Result<Self> {
+    pub(super) fn start(name: &str, command: &Command, cgroups: Option<&Cgroups>, log: &Path, output: Option<File>) -> Result<Self> {
         let log_file = OpenOptions::new()
             .create(true)
             .append(true)
@@ -49,10 +49,11 @@ impl Daemon {
             Some(file) => file,
             None => log_file.try_clone().context("cannot share a log")?,
         };
+        let processes = cgroups.map_or_else(|| PathBuf::from("/dev/null"), Cgroups::daemons_processes);
         let mut shell = Command::new("/bin/sh");
         shell
             .args(["-c", ENTER_CGROUP, "sh"])
-            .arg(cgroups.daemons_processes())
+            .arg(processes)
             .arg(command.get_program())
             .args(command.get_args())
             .stdin(Stdio::null())

@@ -34,7 +34,7 @@ impl Events {
         let output = place.logs().join("events.jsonl");
         let file = File::create(&output).with_context(|| format!("cannot create {}", output.display()))?;
         let command = central.latticectl(&["events", "--follow", "--namespace", "payments", "-o", "json"]);
-        let daemon = Daemon::start("latticectl events", &command, &place.cgroups, &place.log("events"), Some(file))?;
+        let daemon = Daemon::start("latticectl events", &command, Some(&place.cgroups), &place.log("events"), Some(file))?;
         Ok(Self {
             output,
             _daemon: daemon,

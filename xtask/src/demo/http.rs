@@ -72,7 +72,8 @@ fn read_answer(reader: impl BufRead) -> Result<Answer> {
     let (mut location, mut body_bytes) = (None, 0_u64);
     loop {
         line.clear();
-        if head.read_line(&mut line).context("cannot read the answer")? == 0 {
+        head.read_line(&mut line).context("cannot read the answer")?;
+        if !line.ends_with('\n') {
             bail!("the answer ends within its head");
         }
         let Some((name, value)) = line.trim_end().split_once(':') else {

@@ -1,10 +1,11 @@
 //! A registry of the demo's own: Debian's docker-registry with an own configuration, on the loopback.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::{
+    cgroups::Cgroups,
     daemon::{self, Daemon},
     http,
     image::{self, Image},
@@ -23,9 +24,12 @@ impl Registry {
     ///
     /// Where docker-registry is missing or does not come up.
     pub(super) fn start(place: &Place) -> Result<Self> {
+        Self::start_in(&place.folder("registry")?, Some(&place.cgroups), &place.log("registry"))
+    }
+
+    fn start_in(folder: &Path, cgroups: Option<&Cgroups>, log: &Path) -> Result<Self> {
         let program = workspace::find_program("docker-registry").ok_or_else(|| anyhow!("no docker-registry: run `cargo xtask setup`"))?;
         let port = daemon::free_port()?;
-        let folder = place.folder("registry")?;
         let configuration = folder.join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {:?}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
@@ -34,7 +38,7 @@ impl Registry {
         fs::write(&configuration, text).with_context(|| format!("cannot write {}", configuration.display()))?;
         let mut command = Command::new(program);
         command.arg("serve").arg(&configuration);
-        let mut daemon = Daemon::start("docker-registry", &command, &place.cgroups, &place.log("registry"), None)?;
+        let mut daemon = Daemon::start("docker-registry", &command, cgroups, log, None)?;
         daemon.wait_until(|| daemon::answers(port))?;
         Ok(Self {
             port,
@@ -79,6 +83,18 @@ impl Registry {
         }
         let url = format!("{base}/manifests/{tag}");
         expect_created(&http::put(&url, image::MANIFEST_TYPE, &image.manifest)?)
+    }
+}
+
+#[cfg(test)]
+impl Registry {
+    /// A registry of a test's own; None, and a line that says so, where this machine has none.
+    pub(super) fn for_test(test: &str, folder: &Path) -> Option<Self> {
+        if workspace::find_program("docker-registry").is_none() {
+            println!("skipped: {test}: no docker-registry: run `cargo xtask setup`");
+            return None;
+        }
+        Some(Self::start_in(folder, None, &folder.join("log")).expect("the registry comes up"))
     }
 }
 

@@ -1,6 +1,10 @@
 //! What was seen, held against what was expected: as a table for people, as JSON for programs.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
@@ -8,6 +12,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::expectations::{EXPECTATIONS, Ends, Expectation};
+
+/// Columns of the table where there is no terminal.
+const WIDTH: u16 = 160;
 
 /// How a program ended, as whoever started it saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -66,6 +73,7 @@ pub(super) struct EventSeen {
     pub(super) drift: String,
     pub(super) effective_action: String,
     pub(super) path: String,
+    pub(super) path_as_passed: String,
     pub(super) message: String,
 }
 
@@ -84,7 +92,19 @@ impl EventSeen {
             drift: text(&violation["drift"]),
             effective_action: text(&violation["effectiveAction"]),
             path: text(&violation["path"]),
+            path_as_passed: text(&violation["pathAsPassed"]),
             message: text(&event["message"]),
+        }
+    }
+}
+
+impl EventSeen {
+    /// The path by which it is best known; a tracepoint cannot resolve one.
+    fn name(&self) -> &str {
+        match (self.path.as_str(), self.path_as_passed.as_str()) {
+            ("", "") => &self.role,
+            ("", passed) => passed,
+            (path, _) => path,
         }
     }
 }
@@ -194,12 +214,15 @@ impl Report {
             .load_preset(UTF8_BORDERS_ONLY)
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_header(["", "Step", "Expected", "Seen"]);
+        if !io::stdout().is_terminal() {
+            table.set_width(WIDTH);
+        }
         for (line, expectation) in lines.iter().zip(EXPECTATIONS) {
             table.add_row([
                 if line.passed { "ok" } else { "NO" }.to_owned(),
                 format!("{} {}", line.step, line.title),
                 expectation.to_string(),
-                seen(line),
+                seen(line, expectation),
             ]);
         }
         println!("\n{table}");
@@ -226,21 +249,21 @@ impl Report {
     }
 }
 
-fn seen(line: &Line) -> String {
+fn seen(line: &Line, expectation: &Expectation) -> String {
     let mut parts = Vec::new();
     parts.extend(line.wait_status.as_ref().map(WaitStatus::to_string));
     parts.extend(line.mark_left.map(|left| if left { "mark left" } else { "no mark" }.to_owned()));
     parts.extend(line.events.iter().map(|event| match event {
         Some(event) => format!(
             "event {}: {} {} ({})",
-            event.sequence, event.path, event.reason, event.effective_action
+            event.sequence, event.name(), event.reason, event.effective_action
         ),
         None => "no event".to_owned(),
     }));
-    parts.extend(line.facts.iter().map(|(name, value)| match value.as_str() {
-        Some(value) => format!("{name}: {value}"),
-        None => name.clone(),
-    }));
+    for (name, _) in expectation.facts {
+        let value = line.facts.get(*name).and_then(Value::as_str).unwrap_or("nothing");
+        parts.push(format!("{name}: {value}"));
+    }
     if !line.passed {
         parts.push(format!("→ {}", line.differences.join("; ")));
     }
@@ -301,6 +324,7 @@ mod tests {
             drift: "unlisted-in-image".to_owned(),
             effective_action: "deny+kill".to_owned(),
             path: "/usr/bin/wget".to_owned(),
+            path_as_passed: "wget".to_owned(),
             message: String::new(),
         };
         Observation {

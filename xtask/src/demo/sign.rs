@@ -147,3 +147,48 @@ fn run_cosign(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_small_signer_signs_cosign_verifies() {
+        const TEST: &str = "what_the_small_signer_signs_cosign_verifies";
+        let Some(cosign) = workspace::find_program("cosign") else {
+            println!("skipped: {TEST}: no cosign: run `cargo xtask setup` where Go is installed");
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let Some(registry) = Registry::for_test(TEST, folder.path()) else {
+            return;
+        };
+        let image = image::of_signature(b"a layer".to_vec(), "application/octet-stream", ("a", "b")).unwrap();
+        registry.push("signed", "1", &image).unwrap();
+        let signer = Signer::Own(Box::new(random_key().unwrap()));
+        signer.sign(&registry, "signed", &image.digest()).unwrap();
+        let other = Signer::Own(Box::new(random_key().unwrap()));
+        let verify = |signer: &Signer| {
+            let key = folder.path().join("key.pub");
+            fs::write(&key, signer.public_key().unwrap()).unwrap();
+            let created = daemon::finish(
+                Command::new(&cosign).args(["trusted-root", "create", "--out", "root.json"]).current_dir(folder.path()),
+                LIMIT,
+            )
+            .unwrap();
+            assert!(created.status.success(), "{}", created.stderr);
+            let mut command = Command::new(&cosign);
+            command
+                .args(["verify", "--key", "key.pub", "--insecure-ignore-tlog", "--allow-insecure-registry"])
+                .args(["--new-bundle-format=false", "--trusted-root", "root.json"])
+                .arg(format!("{}/signed@{}", registry.name(), image.digest()))
+                .current_dir(folder.path());
+            daemon::finish(&mut command, LIMIT).unwrap()
+        };
+        let verified = verify(&signer);
+        assert!(verified.status.success(), "{}", verified.stderr);
+        assert!(verified.stdout.contains(&image.digest()), "{}", verified.stdout);
+        let refused = verify(&other);
+        assert!(!refused.status.success(), "another key's: {}", refused.stdout);
+    }
+}

@@ -274,7 +274,9 @@ fn is_about(event: &Value, path: &str, role: &str) -> bool {
         // A whole name at the end: `sh` is in /bin/sh, not in /bin/dash.
         found == path || found.ends_with(path) && (path.starts_with('/') || found.ends_with(&format!("/{path}")))
     };
-    violation["role"] == role && (ends_so("path") || ends_so("pathAsPassed"))
+    // A tracepoint sees which file was mapped as ELF interpreter, and not by which path.
+    let is_nameless = role == "elf-interpreter" && ["path", "pathAsPassed"].iter().all(|field| violation[*field] == "");
+    violation["role"] == role && (is_nameless || ends_so("path") || ends_so("pathAsPassed"))
 }
 
 fn shown(program: &[&str]) -> String {

@@ -22,6 +22,7 @@ pub(super) fn all() -> Vec<Suite> {
             xtask(&["vm-check", "--kernel", series]),
         ));
     }
+    suites.push(suite("demo", xtask(&["demo", "--no-build"])));
     suites
 }
 

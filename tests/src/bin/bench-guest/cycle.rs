@@ -16,8 +16,11 @@ use crate::{
     statistics::{Programs, Work},
 };
 
-/// Cycles of the short run; also those of the warm-up.
+/// Cycles of the short run.
 const SHORT: u64 = 10;
+/// Cycles before anything is measured, at most: the kernel's caches fill meanwhile, and what it puts off until later (the
+/// memory of ended tasks, above all) comes to cost in each cycle what it costs in the long run.
+const WARM_UP: u64 = 1000;
 
 /// Where the loop runs.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +64,7 @@ pub(crate) fn measure(
     settle: Option<&agent::Agent>,
 ) -> Result<Cost> {
     let sample = |count| run(program, place, count, allowed, programs, settle);
-    sample(SHORT)?;
+    run(program, place, WARM_UP.min(cycles), allowed, None, settle)?;
     let short = sample(SHORT)?;
     let long = sample(SHORT + cycles)?;
     let per_cycle = |long: Duration, short: Duration| (long.as_nanos() as f64 - short.as_nanos() as f64) / cycles as f64;

@@ -6,6 +6,7 @@
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 
 const BASE: u64 = 0x40_0000;
+const PAGE_BYTES: u64 = 4096;
 const HEADER_BYTES: u64 = 64;
 const PROGRAM_HEADER_BYTES: u64 = 56;
 
@@ -136,12 +137,14 @@ fn elf(kind: Kind, interpreter: Option<&Path>, code: &[u8], size_bytes: usize) -
     if let Some(name) = &interpreter {
         program_header(3, 4, interpreter_at, name.len() as u64, 1);
     }
-    program_header(1, 5, 0, used, 4096);
+    // Whole pages: 6.1 clears the rest of an interpreter's last page, and cannot where the page is not writable.
+    let loaded = used.next_multiple_of(PAGE_BYTES);
+    program_header(1, 5, 0, loaded, PAGE_BYTES);
     // PT_GNU_STACK: the stack is not executable.
     program_header(0x6474_e551, 6, 0, 0, 16);
     file.extend(code);
     file.extend(interpreter.unwrap_or_default());
-    file.resize(size_bytes.max(file.len()), 0);
+    file.resize(size_bytes.max(loaded as usize), 0);
     file
 }
 

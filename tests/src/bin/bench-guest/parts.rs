@@ -20,6 +20,8 @@ pub(crate) enum Part {
     Throughput,
     /// P3: memory, CPU at rest, time to protection
     Footprint,
+    /// P3: time to protection alone, for a VM whose clock is a real one
+    Start,
 }
 
 /// Measures a part.
@@ -34,5 +36,6 @@ pub(crate) fn run(part: Part, quick: bool) -> Result<()> {
         Part::Scale => scale::run(&stage, quick),
         Part::Throughput => throughput::run(&stage, quick),
         Part::Footprint => footprint::run(&stage, quick),
+        Part::Start => footprint::start(&stage),
     }
 }

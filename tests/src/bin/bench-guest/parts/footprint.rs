@@ -33,6 +33,33 @@ pub(super) fn run(stage: &Stage, quick: bool) -> Result<()> {
     Ok(())
 }
 
+/// Only how long the start takes, with one container and with many.
+pub(super) fn start(stage: &Stage) -> Result<()> {
+    for (containers, entries) in [(1, 20), (CONTAINERS, ENTRIES)] {
+        for container in 0..containers {
+            stage.write_policy(container, "enforce", entries, FEWER_SIZES)?;
+        }
+        let agent = Agent::start(stage, containers)?;
+        let first = agent.start_duration.as_secs_f64();
+        measure(Program::UnlistedSize, Place::Container(containers - 1), 1, false, None, None)
+            .context("the agent said that it was ready")?;
+        agent.kill()?;
+        let again = Agent::start(stage, containers)?;
+        let second = again.start_duration.as_secs_f64();
+        again.remove()?;
+        tell(&Measurement {
+            requirement: "P3".to_owned(),
+            case: "start".to_owned(),
+            entries,
+            containers,
+            values: [("start_seconds".to_owned(), first), ("restart_seconds".to_owned(), second)].into(),
+            programs: BTreeMap::new(),
+            note: String::new(),
+        })?;
+    }
+    Ok(())
+}
+
 /// Returns whether all policies were taken.
 fn one(stage: &Stage, containers: u32, entries: u32, sizes: u32, idle_span: Duration) -> Result<bool> {
     let agent = Agent::start(stage, containers)?;
@@ -65,6 +92,8 @@ fn one(stage: &Stage, containers: u32, entries: u32, sizes: u32, idle_span: Dura
         agent.kill()?;
         let again = Agent::start(stage, containers)?;
         values.insert("restart_seconds".to_owned(), again.start_duration.as_secs_f64());
+        again.wait_until_quiet()?;
+        values.insert("restart_rss_mib".to_owned(), again.status_kib("VmRSS")? as f64 / 1024.0);
         again.remove()?;
     } else {
         agent.remove()?;

@@ -1,0 +1,137 @@
+//! `cargo xtask bench`: the figures P1 to P3 of the requirements, counted rather than timed.
+//!
+//! ```text
+//!  build ─► for each kernel and part: vm --icount ─► bench-guest ─► measurements ─► goals ─► tables, JSON, docs
+//! ```
+//!
+//! In a VM with one processor whose clock is its instruction counter, a guest nanosecond is one executed instruction: the
+//! kernel's own time statistics of BPF programs and cgroups become exact counts, whatever else this machine is doing. What
+//! a real processor makes of them is another matter; so everything that can be is stated as a ratio.
+
+mod goals;
+#[path = "../../tests/bench/measurement.rs"]
+mod measurement;
+mod page;
+mod run;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::{process, setup::kernels, workspace};
+use measurement::Measurement;
+
+/// Version of the report's layout.
+const REPORT_VERSION: u32 = 1;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Fewer repetitions and steps: minutes instead of a quarter of an hour
+    #[arg(long)]
+    quick: bool,
+    /// Kernel series to measure on; by default all
+    #[arg(long = "kernel", value_parser = kernels::parse_series)]
+    kernels: Vec<String>,
+    /// Parts to measure; by default all
+    #[arg(long = "part", value_enum)]
+    parts: Vec<run::Part>,
+    /// Take the programs as they were built last
+    #[arg(long)]
+    no_build: bool,
+    /// Write everything that was measured as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write the tables into docs/benchmarks.md
+    #[arg(long)]
+    write: bool,
+}
+
+/// All that one run measured.
+#[derive(Serialize)]
+struct Report {
+    version: u32,
+    /// Commit of the checkout, with `+` where files differ from it.
+    revision: String,
+    /// Day of the run, as the machine has it.
+    date: String,
+    quick: bool,
+    emulator: String,
+    kernels: Vec<KernelReport>,
+}
+
+/// One kernel's part of it.
+#[derive(Serialize)]
+struct KernelReport {
+    series: String,
+    release: String,
+    measurements: Vec<Measurement>,
+    /// Parts that ended badly: nothing is known of what they had still to measure.
+    failures: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if !arguments.no_build {
+        run::build()?;
+    }
+    let mut kernels = Vec::new();
+    for series in kernels::SERIES {
+        if arguments.kernels.is_empty() || arguments.kernels.iter().any(|chosen| chosen == series) {
+            kernels.push(measure(arguments, series)?);
+        }
+    }
+    let report = Report {
+        version: REPORT_VERSION,
+        revision: revision(),
+        date: first_line(Command::new("date").args(["--utc", "+%Y-%m-%d"])),
+        quick: arguments.quick,
+        emulator: first_line(Command::new("qemu-system-x86_64").arg("--version")),
+        kernels,
+    };
+    println!("{}", page::tables(&report));
+    if let Some(path) = &arguments.report {
+        let text = serde_json::to_string_pretty(&report).context("the report is no JSON")?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if arguments.write {
+        page::write(&report)?;
+    }
+    let failures: usize = report.kernels.iter().map(|kernel| kernel.failures.len()).sum();
+    // A missed goal is a result; a part that could not be measured is none.
+    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure(arguments: &Arguments, series: &str) -> Result<KernelReport> {
+    let mut report = KernelReport {
+        series: series.to_owned(),
+        release: kernels::ensure(series)?.release,
+        measurements: Vec::new(),
+        failures: Vec::new(),
+    };
+    for part in run::Part::all() {
+        if !arguments.parts.is_empty() && !arguments.parts.contains(&part) {
+            continue;
+        }
+        eprintln!("bench: {part} on {}", report.release);
+        if let Err(error) = run::in_guest(part, series, arguments.quick, &mut report.measurements) {
+            eprintln!("bench: {part} on {series}: {error:#}");
+            report.failures.push(format!("{part}: {error:#}"));
+        }
+    }
+    Ok(report)
+}
+
+fn revision() -> String {
+    let git = |words: &[&str]| first_line(Command::new("git").current_dir(workspace::root()).args(words));
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
+    format!("{}{}", git(&["rev-parse", "--short=12", "HEAD"]), if changed.is_empty() { "" } else { "+" })
+}
+
+/// Empty where the program is missing or fails: it only names a circumstance.
+fn first_line(command: &mut Command) -> String {
+    process::capture(command).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,110 @@
+//! One part of the benchmark, in a VM of its own.
+
+use std::{
+    fmt,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use super::measurement::{LINE_PREFIX, Measurement};
+use crate::{build, build_ebpf, process, workspace};
+
+const GUEST_PROGRAM: &str = "bench-guest";
+/// Real time: emulation that counts is slow, and the machine may have other work.
+const LIMIT_SECONDS: u32 = 1500;
+/// A thousand policies, and the agent that reads them.
+const MEMORY_MIB: u32 = 3072;
+
+/// As the guest program names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// P1: one exec, by kind
+    PerExec,
+    /// P1: as entries and containers grow
+    Scale,
+    /// P2: cycles without an agent, in monitor, in enforce
+    Throughput,
+    /// P3: memory, CPU at rest, time to protection
+    Footprint,
+    /// P3: time to protection by an emulated clock that runs with this machine's
+    Start,
+}
+
+impl Part {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied()
+    }
+
+    /// Whether the guest's clock counts instructions.
+    fn counts(self) -> bool {
+        self != Self::Start
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        formatter.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// Brings everything up to date that the guest runs.
+///
+/// # Errors
+///
+/// Where a build fails.
+pub(super) fn build() -> Result<()> {
+    build_ebpf::run(&build_ebpf::Arguments::quiet())?;
+    let mut cargo = build::cargo();
+    cargo.args(["build", "--quiet", "--package", "lattice-agent", "--package", "latticectl"]);
+    process::execute(&mut cargo)?;
+    process::execute(build::cargo().args(["build", "--quiet", "--package", "lattice-tests", "--bin", GUEST_PROGRAM]))
+}
+
+/// Runs a part and adds what it measured, also where it ends badly later.
+///
+/// # Errors
+///
+/// Where the VM or the part fails.
+pub(super) fn in_guest(part: Part, series: &str, quick: bool, measurements: &mut Vec<Measurement>) -> Result<()> {
+    let sha256sum = workspace::find_program("sha256sum").context("no sha256sum on PATH")?;
+    let mut xtask = Command::new(std::env::current_exe().context("cannot find our own program")?);
+    xtask.args(["vm", "--no-build", "--kernel", series]);
+    xtask.args(["--timeout", &LIMIT_SECONDS.to_string(), "--memory", &MEMORY_MIB.to_string()]);
+    for (host, guest) in [(workspace::host_program(GUEST_PROGRAM), GUEST_PROGRAM), (sha256sum, "sha256sum")] {
+        xtask.args(["--copy", &format!("{}:/opt/bench/{guest}", host.display())]);
+    }
+    if part.counts() {
+        xtask.arg("--icount");
+    }
+    xtask.args(["--", &format!("/opt/bench/{GUEST_PROGRAM}"), &part.to_string()]);
+    if quick {
+        xtask.arg("--quick");
+    }
+    let mut child = xtask
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the vm verb")?;
+    let stdout = child.stdout.take().context("the vm verb was started without a pipe")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("cannot read what the guest says")?;
+        match line.strip_prefix(LINE_PREFIX) {
+            Some(json) => {
+                let measurement: Measurement =
+                    serde_json::from_str(json).with_context(|| format!("the guest's measurement is no such: {json}"))?;
+                eprintln!("bench:   {}", measurement.case);
+                measurements.push(measurement);
+            }
+            None => eprintln!("{line}"),
+        }
+    }
+    let status = child.wait().context("cannot wait for the vm verb")?;
+    if !status.success() {
+        bail!("the guest ended with {status}; what it said is above");
+    }
+    Ok(())
+}

@@ -112,7 +112,8 @@ fn lattice_interpreter_opened(context: LsmContext) -> i32 {
         return 0;
     }
     let Some(state) = TASKS.get(current()) else { return 0 };
-    if state.stage != stage::ELF_ALLOWED && state.stage != stage::INTERPRETER_OPENED {
+    // The first open alone: overlayfs then opens the file below, and that is not the one that will be mapped.
+    if state.stage != stage::ELF_ALLOWED {
         return 0;
     }
     let Some(caller) = Caller::current() else { return 0 };
@@ -134,6 +135,18 @@ fn lattice_interpreter_opened(context: LsmContext) -> i32 {
             state.stage = stage::INTERPRETER_OPENED;
             state.interpreter_inode = file.inode().0 as u64;
         }
+    }
+    0
+}
+
+/// The exec is past the point of no return, and its ELF interpreter, if it has one, is open: what is opened from here on is the next
+/// exec's, whose target would else be taken for this one's interpreter.
+#[lsm(hook = "bprm_committed_creds")]
+fn lattice_exec_committed(_context: LsmContext) -> i32 {
+    if let Some(state) = TASKS.get(current())
+        && state.stage == stage::ELF_ALLOWED
+    {
+        state.stage = stage::START;
     }
     0
 }

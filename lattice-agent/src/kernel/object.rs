@@ -89,6 +89,9 @@ pub enum ObjectError {
         #[source]
         source: io::Error,
     },
+    /// The sequence counter could not be mapped.
+    #[error("cannot map the sequence counter")]
+    Sequence(#[source] io::Error),
     /// A map could not be opened.
     #[error("cannot open pinned map {map}")]
     Map {
@@ -123,11 +126,12 @@ const MARKS: [(&str, Hook); 4] = [
     ("lattice_cgroup_removed", Hook::TracePoint("cgroup_rmdir")),
 ];
 
-const TIER_ONE: [(&str, Hook); 4] = [
+const TIER_ONE: [(&str, Hook); 5] = [
     // The judges before what prepares them: a program that is attached alone must not see half an exec.
     ("lattice_exec_file", Hook::Lsm("bprm_check_security")),
     ("lattice_exec_begins", Hook::Lsm("bprm_creds_for_exec")),
     ("lattice_interpreter_mapped", Hook::Lsm("mmap_file")),
+    ("lattice_exec_committed", Hook::Lsm("bprm_committed_creds")),
     ("lattice_interpreter_opened", Hook::Lsm("file_open")),
 ];
 

@@ -32,6 +32,12 @@ pub(crate) enum Command {
     Run(Box<Settings>),
     /// Say which tier this kernel allows, by trying
     Probe,
+    /// Ends an agent that hangs; started by the agent itself
+    #[command(hide = true)]
+    FrontWatchdog {
+        /// The agent's process id
+        agent: u32,
+    },
     /// Remove every pinned program and map: from then on nothing is enforced
     Uninstall(Pins),
 }

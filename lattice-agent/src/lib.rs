@@ -24,6 +24,7 @@ pub mod kernel;
 pub mod policy_files;
 pub mod policy_sources;
 pub mod runtime_programs;
+pub mod script_judge;
 pub mod spool;
 pub mod state;
 pub mod uplink;

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     match arguments.command {
         cli::Command::Run(settings) => run::run(&settings),
         cli::Command::Probe => run::probe(),
+        cli::Command::FrontWatchdog { agent } => Ok(lattice_agent::front::watchdog::main(agent)),
         cli::Command::Uninstall(settings) => run::uninstall(&settings),
     }
     .unwrap_or_else(|error| {

@@ -14,12 +14,15 @@ use lattice_agent::{
     control::{self, ControlSocket, LocalModes, RecentEvents},
     enforcement::Enforcement,
     events::{EventSink, clock, explain::Node, reader::Reader},
+    front::{self, Front},
     inodes::{Inodes, mounts::Mounts},
     kernel::{
         maps::{InodeTable, Maps},
         object::{Active, MapSizes, ObjectError, Tier, activate, try_tier_one},
         pins::PinDirectory,
+        sequence::SequenceCounter,
     },
+    script_judge::ScriptJudge,
     policy_files::PolicyFiles,
     policy_sources::PolicySources,
     runtime_programs,
@@ -41,6 +44,10 @@ use crate::cli::{Pins, Settings};
 
 /// How often the policy folder is looked at.
 const POLICY_FILES_INTERVAL: Duration = Duration::from_millis(500);
+/// Events of the agent itself that wait for the reader.
+const OWN_EVENTS: usize = 4096;
+/// The hidden command that the watchdog runs.
+pub(crate) const FRONT_WATCHDOG: &str = "front-watchdog";
 /// Events that are kept in memory for who looks.
 const RECENT_EVENTS: usize = 1024;
 /// How long the container runtime is waited for before events are explained without it.
@@ -126,6 +133,10 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         state.enforcement().set_managed_root(cgroup_id, settings.unknown.into())?;
     }
 
+    let (own_sender, own_events) = mpsc::channel(OWN_EVENTS);
+    if active.tier == Tier::Two {
+        start_front(&pins, &state, own_sender, &node);
+    }
     let watcher = settings.containerd.clone().map(|socket| {
         let watched = containerd::Settings { socket, namespaces: BTreeSet::new() };
         ContainerdWatcher::start(watched, tree, Arc::clone(&state) as Arc<_>)
@@ -147,6 +158,7 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         state: Arc::clone(&state),
         sink: Arc::new(Keeper { spool: Arc::clone(&spool), recent: Arc::clone(&recent) }),
         cgroups,
+        own_events,
         node: node.clone(),
         last_sequence: spool.kept_through(&boot_id),
     };
@@ -240,6 +252,23 @@ fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Opti
     let state = settings.state.clone();
     let settings = uplink::Settings { central, client_certificate, client_key, certificate_authority, hello, state };
     Ok(Some(Uplink::prepare(settings)?))
+}
+
+/// The floor holds without the front: where that cannot be had, scripts are not judged, and the log says so.
+fn start_front(pins: &PinDirectory, state: &Arc<Shared>, events: mpsc::Sender<Event>, node: &Node) {
+    let sequence = match SequenceCounter::open(pins) {
+        Ok(sequence) => sequence,
+        Err(error) => return tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "no front: scripts are not judged"),
+    };
+    let judge = Arc::new(ScriptJudge { state: Arc::clone(state), sequence, events, node: node.clone() });
+    let heartbeat = front::watchdog::spawn(&[FRONT_WATCHDOG]);
+    if let Err(error) = &heartbeat {
+        tracing::error!(%error, "the front has no watchdog: if the agent hangs, so do execs in its containers");
+    }
+    match Front::start_with(judge, front::Options { heartbeat: heartbeat.ok(), ..front::Options::default() }) {
+        Ok(front) => state.set_front(front),
+        Err(error) => tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "no front: scripts are not judged"),
+    }
 }
 
 fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {

@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use lattice_common::{
-    abi::{NO_CONTAINER, counter, record_flag},
+    abi::{DigestWords, NO_CONTAINER, counter, record_flag},
     verdict::Reason,
 };
 use lattice_policy::{ExecPolicy, Mode};
@@ -17,9 +17,10 @@ use nix::{
 
 use crate::{
     containers::{ContainerInfo, Sink, cgroup_tree::cgroup_id},
-    enforcement::Enforcement,
+    enforcement::{ContainerStanding, Enforcement},
     error_chain::ErrorChain,
     events::record::JudgedFile,
+    front::Front,
     inodes::{Inodes, mounts::Mounts},
     kernel::maps::Maps,
 };
@@ -29,12 +30,38 @@ pub struct Shared {
     enforcement: Mutex<Enforcement<Maps>>,
     /// Tier 2 only.
     inodes: Option<Mutex<Inodes>>,
+    /// Tier 2 only.
+    front: OnceLock<Front>,
 }
 
 impl Shared {
     /// Around the state.
     pub fn new(enforcement: Enforcement<Maps>, inodes: Option<Inodes>) -> Self {
-        Self { enforcement: Mutex::new(enforcement), inodes: inodes.map(Mutex::new) }
+        Self { enforcement: Mutex::new(enforcement), inodes: inodes.map(Mutex::new), front: OnceLock::new() }
+    }
+
+    /// What holds for the container whose root file system is on a device.
+    pub fn standing_on_device(&self, device: u32) -> Option<ContainerStanding> {
+        self.enforcement().standing_on_device(device)
+    }
+
+    /// What the floor was told of a file.
+    pub fn known_file(&self, device: u32, inode: u64) -> Option<(DigestWords, bool)> {
+        self.inodes.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).known(device, inode)
+    }
+
+    /// Puts the front before the floor, for containers that come from now on.
+    pub fn set_front(&self, front: Front) {
+        let _ = self.front.set(front);
+    }
+
+    fn watch_root(&self, container: &ContainerInfo) {
+        let Some(front) = self.front.get() else { return };
+        let root = Mounts::of("self").ok().and_then(|mounts| mounts.root_of_container(&container.container_id).cloned());
+        let Some(root) = root else { return };
+        if let Err(error) = front.watch(&root.mount_point, container.cgroup_id) {
+            tracing::warn!(container = container.container_id, error = %ErrorChain(&error), "scripts of this container are not judged");
+        }
     }
 
     /// Tells the floor where this container's listed files lie.
@@ -137,6 +164,9 @@ impl Sink for Shared {
         // The floor knows the files before the cgroup is the container's: its first program finds them judged.
         let policy = self.enforcement().policy_of(&container).cloned();
         self.tell_inodes(&container, policy.as_ref());
+        if container.has_own_root {
+            self.watch_root(&container);
+        }
         self.enforcement().container_started(container).map_err(|error| ErrorChain(&error).to_string())
     }
 

@@ -33,13 +33,15 @@ pub(crate) static DENYLIST: HashMap<DigestWords, u32> = HashMap::with_max_entrie
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::SLOTS, 0);
 #[map]
-pub(crate) static SEQUENCE: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static SEQUENCE: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 #[btf_map]
 pub(crate) static TASKS: TaskStorage<TaskState> = TaskStorage::new();
 
+/// `BPF_F_MMAPABLE`: the agent numbers the events that it makes itself by the same word.
+const MMAPABLE: u32 = 1 << 10;
 /// `BPF_F_NO_PREALLOC`, which local storage demands.
 const NO_PREALLOC: usize = 1;
 /// `BPF_LOCAL_STORAGE_GET_F_CREATE`.

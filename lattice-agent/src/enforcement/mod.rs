@@ -595,7 +595,16 @@ impl<T: Tables> Enforcement<T> {
 
     /// Every known container and what holds for it.
     pub fn standings(&self) -> impl Iterator<Item = ContainerStanding> {
-        self.containers.values().map(|known| {
+        self.containers.values().map(|known| self.standing(known))
+    }
+
+    /// What holds for the container whose root file system is on a device.
+    pub fn standing_on_device(&self, device: u32) -> Option<ContainerStanding> {
+        let known = self.containers.values().find(|known| device != 0 && known.info.root_device == device)?;
+        Some(self.standing(known))
+    }
+
+    fn standing(&self, known: &LoadedContainer) -> ContainerStanding {
             let policy = known.policy.as_ref().and_then(|name| self.policies.get(name)).map(|loaded| loaded.source.clone());
             let held = self.overrides.get(&known.info.namespace).copied();
             ContainerStanding {
@@ -604,7 +613,6 @@ impl<T: Tables> Enforcement<T> {
                 is_override: held.is_some(),
                 policy,
             }
-        })
     }
 }
 

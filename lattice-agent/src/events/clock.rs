@@ -17,6 +17,13 @@ pub fn wall_nanos(boot_nanos: u64, offset_nanos: i128) -> u64 {
     u64::try_from(i128::from(boot_nanos) + offset_nanos).unwrap_or(0)
 }
 
+/// Wall time now, in nanoseconds since the epoch.
+pub fn now_nanos() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// This boot's id.
 ///
 /// # Errors

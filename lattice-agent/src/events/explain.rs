@@ -138,7 +138,7 @@ fn working_directory(pid: u32) -> Vec<u8> {
 }
 
 /// The caller's ancestors, nearest first, as far as they are still there.
-fn ancestors(parent_pid: u32) -> Vec<v1::Ancestor> {
+pub(crate) fn ancestors(parent_pid: u32) -> Vec<v1::Ancestor> {
     let mut ancestors = Vec::new();
     let mut pid = parent_pid;
     while pid > 1 && ancestors.len() < MAX_ANCESTORS {
@@ -152,7 +152,7 @@ fn ancestors(parent_pid: u32) -> Vec<v1::Ancestor> {
     ancestors
 }
 
-fn parent_of(pid: u32) -> Option<u32> {
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command name in parentheses may hold anything but its end is the last parenthesis.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()

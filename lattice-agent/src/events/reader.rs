@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use lattice_api::v1::{Event, event::Kind};
-use tokio::{sync::mpsc::UnboundedSender, time::interval};
+use tokio::{sync::mpsc::{Receiver, UnboundedSender}, time::interval};
 
 use super::{
     EventSink,
-    clock::{boot_offset_nanos, wall_nanos},
+    clock::{boot_offset_nanos, now_nanos},
     explain::{Node, explain},
     gaps::Gaps,
     record::{Record, decode},
@@ -30,6 +30,8 @@ pub struct Reader {
     pub sink: Arc<dyn EventSink>,
     /// Who is told of new cgroups.
     pub cgroups: UnboundedSender<u64>,
+    /// Events that the agent itself makes, numbered by the kernel's counter.
+    pub own_events: Receiver<Event>,
     /// Who is speaking.
     pub node: Node,
     /// The sequence number up to which all was kept before this start.
@@ -42,7 +44,7 @@ impl Reader {
     /// # Errors
     /// When the ring buffer cannot be waited for.
     pub async fn run(self) -> std::io::Result<()> {
-        let Self { ring, state, sink, cgroups, node, last_sequence } = self;
+        let Self { ring, state, sink, cgroups, mut own_events, node, last_sequence } = self;
         let mut gaps = Gaps::after(last_sequence);
         let mut ring = pollable(ring)?;
         let mut check = interval(CHECK_INTERVAL);
@@ -51,6 +53,12 @@ impl Reader {
             tokio::select! {
                 guard = ring.readable_mut() => { guard?.clear_ready(); }
                 _ = check.tick() => is_check = true,
+                Some(event) = own_events.recv() => {
+                    if gaps.saw(event.sequence) {
+                        keep(&*sink, &event).await;
+                    }
+                    continue;
+                }
             }
             // Taken before the drain: what is numbered later may still be on its way into the buffer.
             let last = state.last_sequence();
@@ -80,7 +88,7 @@ impl Reader {
                         node: node.name.clone(),
                         boot_id: node.boot_id.clone(),
                         sequence: gap.first_sequence,
-                        time_unix_nanos: wall_nanos(0, now_nanos()),
+                        time_unix_nanos: now_nanos(),
                         kind: Some(Kind::Gap(gap)),
                     };
                     keep(&*sink, &event).await;
@@ -88,12 +96,6 @@ impl Reader {
             }
         }
     }
-}
-
-fn now_nanos() -> i128 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |time| i128::try_from(time.as_nanos()).unwrap_or(i128::MAX))
 }
 
 /// Offers an event until it is kept: while it is not, the ring buffer holds what follows, and counts what it cannot.

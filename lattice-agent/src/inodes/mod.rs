@@ -80,6 +80,12 @@ impl Inodes {
         problems
     }
 
+    /// What the kernel was told of a file: its digest (a path entry's value), and whether it is a path entry.
+    pub fn known(&self, device: u32, inode: u64) -> Option<(DigestWords, bool)> {
+        let known = self.table.get(InodeKey { inode, device, reserved: 0 })?;
+        Some((known.digest, known.flags & inode_flag::PATH != 0))
+    }
+
     /// A container is gone.
     pub fn remove(&mut self, cgroup_id: u64) {
         let before = self.told.remove(&cgroup_id).unwrap_or_default();
@@ -109,16 +115,20 @@ impl Inodes {
             return Err(format!("{path} is no regular file"));
         }
         let device = root.device_of(path.as_bytes()).ok_or_else(|| format!("{path}: its mount is not known"))?;
-        let (digest, flags) = match entry.sha256 {
-            None => (digest_words(&path_digest(entry.path.as_bytes())), inode_flag::PATH),
-            Some(_) => (self.digest(file).map_err(said)?, 0),
+        let in_layers = root.in_layers(path.as_bytes());
+        let (digest, flags) = match (entry.sha256, &in_layers) {
+            (None, _) => (digest_words(&path_digest(entry.path.as_bytes())), inode_flag::PATH),
+            // The layer's file, not what the overlay shows: that may have been written to since, and the layer's inode is shared with
+            // every other container of the image.
+            (Some(_), Some(layer)) => (self.digest(&layer.file).map_err(said)?, 0),
+            (Some(_), None) => (self.digest(&file).map_err(said)?, 0),
         };
         self.tell(device, metadata.ino(), KnownInode { digest, flags, reserved: 0 }, keys).map_err(|error| format!("{path}: {error}"))?;
         if flags == 0
-            && let Some((device, inode)) = root.in_layers(path.as_bytes())
+            && let Some(layer) = in_layers
         {
             let known = KnownInode { digest, flags: inode_flag::LAYER, reserved: 0 };
-            self.tell(device, inode, known, keys).map_err(|error| format!("{path}: {error}"))?;
+            self.tell(layer.device, layer.inode, known, keys).map_err(|error| format!("{path}: {error}"))?;
         }
         Ok(())
     }
@@ -129,8 +139,8 @@ impl Inodes {
         Ok(())
     }
 
-    fn digest(&mut self, mut file: File) -> io::Result<DigestWords> {
-        let stamp = stamp(&file)?;
+    fn digest(&mut self, mut file: &File) -> io::Result<DigestWords> {
+        let stamp = stamp(file)?;
         if let Some(digest) = self.digests.get(&stamp) {
             return Ok(*digest);
         }
@@ -148,7 +158,7 @@ impl Inodes {
         }
         let digest = digest_words(&hasher.finalize().into());
         // A file that changed while it was read has no digest.
-        if self::stamp(&file)? != stamp {
+        if self::stamp(file)? != stamp {
             return Err(io::Error::other("it changed while it was read"));
         }
         if self.digests.len() >= MAX_DIGESTS {
@@ -172,6 +182,13 @@ fn stamp(file: &File) -> io::Result<Stamp> {
         modified_nanos: nanos(metadata.mtime(), metadata.mtime_nsec()),
         changed_nanos: nanos(metadata.ctime(), metadata.ctime_nsec()),
     })
+}
+
+/// A file of an overlay's read-only layers, which nobody in a container can change.
+struct LayerFile {
+    device: u32,
+    inode: u64,
+    file: File,
 }
 
 /// A container's root as the agent sees it.
@@ -202,11 +219,11 @@ impl Root {
     }
 
     /// The file of the topmost layer that has the path, which is what the overlay shows.
-    fn in_layers(&self, path: &[u8]) -> Option<(u32, u64)> {
+    fn in_layers(&self, path: &[u8]) -> Option<LayerFile> {
         let layers = &self.mount.as_ref()?.lower_folders;
         let (layer, file) = layers.iter().find_map(|layer| Some((layer, open_in(layer, path).ok()?)))?;
         let device = self.mounts.of_path(layer)?.device;
-        Some((device, file.metadata().ok()?.ino()))
+        Some(LayerFile { device, inode: file.metadata().ok()?.ino(), file })
     }
 }
 

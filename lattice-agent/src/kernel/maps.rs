@@ -62,6 +62,11 @@ impl InodeTable {
         self.0.insert(key, known, 0).map_err(refused("write", "INODES"))
     }
 
+    /// What was told of a file.
+    pub fn get(&self, key: InodeKey) -> Option<KnownInode> {
+        self.0.get(&key, 0).ok()
+    }
+
     /// Forgets a file; one that is not there is no error.
     ///
     /// # Errors

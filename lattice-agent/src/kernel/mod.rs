@@ -8,4 +8,5 @@ pub mod offsets;
 pub mod pidfd;
 pub mod pins;
 pub mod ring;
+pub mod sequence;
 pub mod tasks;

@@ -21,6 +21,7 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("INODE_I_WRITECOUNT", "inode", "i_writecount"),
     ("SUPER_BLOCK_S_DEV", "super_block", "s_dev"),
     ("SUPER_BLOCK_S_MAGIC", "super_block", "s_magic"),
+    ("SUPER_BLOCK_S_FLAGS", "super_block", "s_flags"),
     ("DENTRY_D_INODE", "dentry", "d_inode"),
     ("DENTRY_D_SB", "dentry", "d_sb"),
     ("TASK_STRUCT_REAL_PARENT", "task_struct", "real_parent"),
@@ -48,6 +49,9 @@ pub fn globals(btf: &Btf) -> Result<Globals, BtfError> {
         globals.push((global, btf.field(structure, field)?.offset_bytes()));
     }
     globals.push(("INODE_SIZE", btf.size_of("inode")?));
+    let seals = btf.field("shmem_inode_info", "seals")?.offset_bytes();
+    let inode = btf.field("shmem_inode_info", "vfs_inode")?.offset_bytes();
+    globals.push(("SHMEM_SEALS_BEFORE_INODE", inode.wrapping_sub(seals)));
     // `ancestor_ids` became `ancestors` in 6.1.
     let (ancestors, are_pointers) = match btf.field("cgroup", "ancestors") {
         Ok(field) => (field, btf.is_array_of_pointers("cgroup", "ancestors")?),

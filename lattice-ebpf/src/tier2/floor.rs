@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::generated::bpf_find_vma,
+    helpers::generated::{bpf_find_vma, bpf_task_pt_regs},
     macros::map,
     maps::HashMap,
 };
@@ -18,7 +18,7 @@ use lattice_common::{
 use crate::{
     caller::{Caller, current},
     count::{count, decided},
-    kernel::{Pointer, root_device},
+    kernel::{Pointer, probe, root_device},
     kill::kill_current,
     lookup::{rule_of_digest, size_is_listed},
     maps::NODE,
@@ -42,6 +42,9 @@ struct Seen {
     layer: u32,
     reserved: u32,
 }
+
+/// `ip` of x86-64's `struct pt_regs`, which is ABI (ptrace(2)).
+const REGISTERS_INSTRUCTION_POINTER: u64 = 16 * 8;
 
 const NOTHING: Seen = Seen { inode: 0, size_bytes: 0, file_system: 0, device: 0, links: 1, layer: 0, reserved: 0 };
 const LOWER: u32 = 1;
@@ -102,7 +105,10 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
     if refused || caller.membership != Membership::MEMBER {
         return;
     }
-    let address = loader_address(current().cast_const().cast());
+    // SAFETY: the task is the current one, whose registers exist.
+    let registers = unsafe { bpf_task_pt_regs(current()) };
+    let first_instruction: u64 = probe(registers as Pointer, REGISTERS_INSTRUCTION_POINTER);
+    let address = loader_address(current().cast_const().cast(), first_instruction);
     if address == 0 {
         return;
     }

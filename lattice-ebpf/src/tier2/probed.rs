@@ -96,25 +96,32 @@ impl ProbedFile {
     }
 }
 
-/// Where the dynamic loader of a task's new program was mapped; 0 for a program without one. From the auxiliary vector that the kernel
-/// itself has just built.
+/// An address in the ELF interpreter of a task's new program; 0 for a program without one.
+///
+/// It is where the task's first instruction lies, unless that is the program's own: an interpreter that is linked to a fixed address
+/// (`ET_EXEC`) has an `AT_BASE` of 0 (load_elf_interp in fs/binfmt_elf.c), as a program without one has. By then the kernel has set the
+/// registers and the auxiliary vector, and nothing of the program has run. A vector without `AT_ENTRY`, which is what a 32-bit
+/// program's looks like here, counts as one with an interpreter, so that it is judged.
 #[inline(always)]
-pub(crate) fn loader_address(task: Pointer) -> u64 {
-    /// `AT_BASE` and the vector's end.
-    const AT_BASE: u64 = 7;
+pub(crate) fn loader_address(task: Pointer, first_instruction: u64) -> u64 {
+    /// The vector's end, and two of its kinds.
     const AT_NULL: u64 = 0;
+    const AT_BASE: u64 = 7;
+    const AT_ENTRY: u64 = 9;
     const PAIRS: u64 = 26;
     let memory = probe::<u64>(task, TASK_STRUCT_MM.load()) as Pointer;
+    let (mut base, mut entry) = (0, 0);
     let mut pair = 0;
     while pair < PAIRS {
         let kind: u64 = probe(memory, MM_STRUCT_SAVED_AUXV.load() + pair * 16);
         if kind == AT_BASE {
-            return probe(memory, MM_STRUCT_SAVED_AUXV.load() + pair * 16 + 8);
-        }
-        if kind == AT_NULL {
+            base = probe(memory, MM_STRUCT_SAVED_AUXV.load() + pair * 16 + 8);
+        } else if kind == AT_ENTRY {
+            entry = probe(memory, MM_STRUCT_SAVED_AUXV.load() + pair * 16 + 8);
+        } else if kind == AT_NULL {
             break;
         }
         pair += 1;
     }
-    0
+    if first_instruction != entry { first_instruction } else { base }
 }

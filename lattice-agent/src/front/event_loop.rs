@@ -57,9 +57,25 @@ impl EventLoop {
         options: Options,
         stopped: PipeReader,
     ) -> Self {
-        let Options { failure, answer_within, heartbeat } = options;
-        let common = Arc::new(Common { group, counters, failure, held: AtomicUsize::new(0) });
-        Self { common, workers, answer_within, heartbeat, stopped, pending: VecDeque::new() }
+        let Options {
+            failure,
+            answer_within,
+            heartbeat,
+        } = options;
+        let common = Arc::new(Common {
+            group,
+            counters,
+            failure,
+            held: AtomicUsize::new(0),
+        });
+        Self {
+            common,
+            workers,
+            answer_within,
+            heartbeat,
+            stopped,
+            pending: VecDeque::new(),
+        }
     }
 
     pub(super) fn start(mut self) -> io::Result<JoinHandle<()>> {
@@ -89,14 +105,19 @@ impl EventLoop {
 
     fn wait(&self) -> io::Result<(bool, bool)> {
         let is_full = self.common.held.load(Ordering::Relaxed) >= HELD_AT_MOST;
-        let next = self.pending.front().map(|(deadline, _)| deadline.saturating_duration_since(Instant::now()));
+        let next = self
+            .pending
+            .front()
+            .map(|(deadline, _)| deadline.saturating_duration_since(Instant::now()));
         let timeout = next.unwrap_or(BEAT).min(if is_full { HELD_PAUSE } else { BEAT });
         // Rounded up, or the last millisecond would be spent spinning.
         let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
         self.common.group.with(|group| {
             let asked = if is_full { PollFlags::empty() } else { PollFlags::POLLIN };
-            let mut descriptors =
-                [PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN), PollFd::new(group.as_fd(), asked)];
+            let mut descriptors = [
+                PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN),
+                PollFd::new(group.as_fd(), asked),
+            ];
             match poll(&mut descriptors, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -114,7 +135,10 @@ impl EventLoop {
             Err(error) if error.kind() == io::ErrorKind::InvalidData || is_ours(&error) => return Err(error),
             Err(error) => {
                 counters.read_failed.increment();
-                warn("fanotify could not hand over a file that is to be executed, and refused it", &error);
+                warn(
+                    "fanotify could not hand over a file that is to be executed, and refused it",
+                    &error,
+                );
                 return Ok(());
             }
         };
@@ -144,7 +168,9 @@ impl EventLoop {
                 return;
             }
             self.pending.pop_front();
-            let Some(was_judging) = pending.and_then(|pending| pending.fail()) else { continue };
+            let Some(was_judging) = pending.and_then(|pending| pending.fail()) else {
+                continue;
+            };
             self.common.counters.timed_out.increment();
             if was_judging {
                 self.workers.replace();
@@ -154,7 +180,10 @@ impl EventLoop {
 }
 
 fn is_ours(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EBADF | Errno::EFAULT | Errno::EINVAL))
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EBADF | Errno::EFAULT | Errno::EINVAL)
+    )
 }
 
 /// Runs the loop and closes the group, however the loop ends.

@@ -17,7 +17,10 @@ pub(super) struct SharedGroup {
 
 impl SharedGroup {
     pub(super) fn new(group: Group) -> Self {
-        Self { group: RwLock::new(Some(group)), flushes: Mutex::new(0) }
+        Self {
+            group: RwLock::new(Some(group)),
+            flushes: Mutex::new(0),
+        }
     }
 
     /// # Errors

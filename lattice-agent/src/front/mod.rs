@@ -91,7 +91,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { failure: Failure::default(), answer_within: Duration::from_secs(2), heartbeat: None }
+        Self {
+            failure: Failure::default(),
+            answer_within: Duration::from_secs(2),
+            heartbeat: None,
+        }
     }
 }
 
@@ -99,7 +103,9 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum FrontError {
     /// The kernel has no fanotify permission events for us.
-    #[error("fanotify does not work here; it needs Linux 5.15 with CONFIG_FANOTIFY_ACCESS_PERMISSIONS, and CAP_SYS_ADMIN")]
+    #[error(
+        "fanotify does not work here; it needs Linux 5.15 with CONFIG_FANOTIFY_ACCESS_PERMISSIONS, and CAP_SYS_ADMIN"
+    )]
     Unsupported(#[source] io::Error),
     /// A file system that must never be watched could not be found out.
     #[error("cannot find out which file system {path} is on, and so not which ones must not be watched")]
@@ -123,7 +129,9 @@ pub enum FrontError {
         source: io::Error,
     },
     /// Only overlays are watched.
-    #[error("{root} is not on an overlay (file system type {file_system:#x}): only a container's own overlay is watched")]
+    #[error(
+        "{root} is not on an overlay (file system type {file_system:#x}): only a container's own overlay is watched"
+    )]
     NotAnOverlay {
         /// The root.
         root: PathBuf,
@@ -188,7 +196,14 @@ impl Front {
         let workers = workers::Workers::start(judge, watched.clone(), counters.clone()).map_err(FrontError::Thread)?;
         let event_loop = EventLoop::new(group.clone(), workers, counters.clone(), options, stopped);
         let thread = event_loop.start().map_err(FrontError::Thread)?;
-        Ok(Self { group, watched, protected, counters, stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            group,
+            watched,
+            protected,
+            counters,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Asks from now on for every exec of a file on this container's own root file system, and returns that file system's device
@@ -201,7 +216,10 @@ impl Front {
     /// When it is not a container's own overlay, or is gone.
     pub fn watch(&self, root: &Path, cgroup_id: u64) -> Result<u32, FrontError> {
         let opened = root::open(root, &self.protected)?;
-        let refused = |source| FrontError::Mark { path: root.to_path_buf(), source };
+        let refused = |source| FrontError::Mark {
+            path: root.to_path_buf(),
+            source,
+        };
         // First known, then watched: the first question must find its device.
         self.watched.add(opened.device, root, cgroup_id, || {
             self.group.with(|group| group.watch(opened.folder())).map_err(refused)
@@ -219,11 +237,16 @@ impl Front {
     pub fn forget(&self, root_device: u32, cgroup_id: u64) -> Result<(), FrontError> {
         self.watched.remove(root_device, cgroup_id, |path| {
             // Gone, or by now another file system: then there is no mark of ours either.
-            let Some(opened) = root::open(path, &self.protected).ok().filter(|opened| opened.device == root_device)
+            let Some(opened) = root::open(path, &self.protected)
+                .ok()
+                .filter(|opened| opened.device == root_device)
             else {
                 return Ok(());
             };
-            let refused = |source| FrontError::Mark { path: path.to_path_buf(), source };
+            let refused = |source| FrontError::Mark {
+                path: path.to_path_buf(),
+                source,
+            };
             match self.group.with(|group| group.unwatch(opened.folder())) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 result => result.map_err(refused)?,
@@ -239,9 +262,10 @@ impl Front {
     /// # Errors
     /// When the kernel refuses.
     pub fn flush(&self) -> Result<(), FrontError> {
-        self.group
-            .flush_ignored()
-            .map_err(|source| FrontError::Mark { path: PathBuf::from("(all ignored files)"), source })
+        self.group.flush_ignored().map_err(|source| FrontError::Mark {
+            path: PathBuf::from("(all ignored files)"),
+            source,
+        })
     }
 
     /// Whether questions are answered. Once false it stays so: the floor judges alone, until another front is started.

@@ -39,7 +39,13 @@ impl Pending {
     pub(super) fn new(common: &Arc<Common>, question: Question) -> Self {
         common.held.fetch_add(1, Ordering::Relaxed);
         let Question { file, process, pid } = question;
-        Self { common: common.clone(), file, process, pid, stage: AtomicU8::new(WAITING) }
+        Self {
+            common: common.clone(),
+            file,
+            process,
+            pid,
+            stage: AtomicU8::new(WAITING),
+        }
     }
 
     pub(super) fn file(&self) -> BorrowedFd<'_> {
@@ -47,7 +53,9 @@ impl Pending {
     }
 
     fn advance(&self, from: u8, to: u8) -> bool {
-        self.stage.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.stage
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// Begins judging; `None` where it has been answered. Else what [`Self::settle`] wants.
@@ -95,7 +103,12 @@ impl Pending {
 
     fn answer(&self, is_allowed: bool) {
         let counters = &self.common.counters;
-        if is_allowed { &counters.allowed } else { &counters.denied }.increment();
+        if is_allowed {
+            &counters.allowed
+        } else {
+            &counters.denied
+        }
+        .increment();
         if let Err(error) = self.common.group.with(|group| group.answer(self.file(), is_allowed)) {
             // A closed group has let everything go on.
             counters.answer_failed.increment();
@@ -110,7 +123,10 @@ impl Pending {
             Ok(false) => {}
             Err(error) => {
                 counters.ignore_failed.increment();
-                warn("fanotify does not ignore a file that may be ignored; it is asked for again", &error);
+                warn(
+                    "fanotify does not ignore a file that may be ignored; it is asked for again",
+                    &error,
+                );
             }
         }
     }
@@ -124,7 +140,10 @@ impl Pending {
                 counters.kill_failed.increment();
                 match result {
                     Some(Err(error)) => warn("a process that was to be killed is refused only", &error),
-                    _ => tracing::warn!(pid = self.pid, "a process that was to be killed is not to be seen, and refused only"),
+                    _ => tracing::warn!(
+                        pid = self.pid,
+                        "a process that was to be killed is not to be seen, and refused only"
+                    ),
                 }
             }
         }

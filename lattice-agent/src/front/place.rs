@@ -29,7 +29,12 @@ pub(super) fn by_mount(file: BorrowedFd<'_>, process: &str) -> io::Result<Option
 }
 
 fn mount_id(information: &str) -> Option<u64> {
-    information.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+    information
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn device_of(mounts: &[u8], mount_id: u64) -> Option<u32> {
@@ -42,7 +47,10 @@ fn device_of(mounts: &[u8], mount_id: u64) -> Option<u32> {
 /// The devices of all that is mounted on the root, seen or covered.
 pub(super) fn root_devices(mounts: &[u8]) -> Vec<u32> {
     let lines = mounts.split(|byte| *byte == b'\n');
-    lines.filter(|line| line.split(|byte| *byte == b' ').nth(4) == Some(b"/")).filter_map(device_in).collect()
+    lines
+        .filter(|line| line.split(|byte| *byte == b' ').nth(4) == Some(b"/"))
+        .filter_map(device_in)
+        .collect()
 }
 
 fn device_in(line: &[u8]) -> Option<u32> {
@@ -76,7 +84,10 @@ mod tests {
         check(b"22 1 4096:0 / / rw\n", 22, None);
         check(b"22 1 x / / rw\n22", 22, None);
         assert_eq!(root_devices(mounts), [254 << 20 | 2]);
-        assert_eq!(root_devices(b"1 0 0:2 / / rw - rootfs r rw\n2 1 8:1 / / rw - ext4 e rw\n"), [2, 8 << 20 | 1]);
+        assert_eq!(
+            root_devices(b"1 0 0:2 / / rw - rootfs r rw\n2 1 8:1 / / rw - ext4 e rw\n"),
+            [2, 8 << 20 | 1]
+        );
         assert_eq!(root_devices(b"1 0 8:1 / /proc rw\n"), [0; 0]);
         assert_eq!(mount_id("pos:\t0\nflags:\t02\nmnt_id:\t29\nino:\t5\n"), Some(29));
         assert_eq!(mount_id("pos:\t0\n"), None);

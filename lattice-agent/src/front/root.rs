@@ -28,7 +28,10 @@ impl Protected {
     pub(super) fn find() -> Result<Self, FrontError> {
         let mut devices = Vec::new();
         for (path, owner) in [("/", "the agent's root"), ("/proc/self/exe", "the agent's program")] {
-            let failed = |source| FrontError::Protected { path: PathBuf::from(path), source };
+            let failed = |source| FrontError::Protected {
+                path: PathBuf::from(path),
+                source,
+            };
             let file = open_file(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(io::Error::from)
                 .map_err(failed)?;
@@ -39,7 +42,10 @@ impl Protected {
             }
         }
         // Not by /proc/1/root, which is not to be opened by everybody who may watch.
-        let failed = |source| FrontError::Protected { path: PathBuf::from("/proc/1/mountinfo"), source };
+        let failed = |source| FrontError::Protected {
+            path: PathBuf::from("/proc/1/mountinfo"),
+            source,
+        };
         let host_roots = place::root_devices(&fs::read("/proc/1/mountinfo").map_err(failed)?);
         if host_roots.is_empty() {
             return Err(failed(io::Error::other("it names no root")));
@@ -54,7 +60,10 @@ impl Protected {
     }
 
     fn owner(&self, device: u32) -> Option<&str> {
-        self.0.iter().find(|(protected, _)| *protected == device).map(|(_, owner)| owner.as_str())
+        self.0
+            .iter()
+            .find(|(protected, _)| *protected == device)
+            .map(|(_, owner)| owner.as_str())
     }
 }
 
@@ -73,17 +82,25 @@ impl Root {
 
 /// Opens a root and checks it; the mark is made by the descriptor, so on what was checked.
 pub(super) fn open(root: &Path, protected: &Protected) -> Result<Root, FrontError> {
-    let failed = |source: nix::Error| FrontError::Open { root: root.to_path_buf(), source: source.into() };
+    let failed = |source: nix::Error| FrontError::Open {
+        root: root.to_path_buf(),
+        source: source.into(),
+    };
     // O_PATH: nothing is opened on the file system itself.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let folder = open_file(root, flags, Mode::empty()).map_err(failed)?;
     let file_system = fstatfs(&folder).map_err(failed)?.filesystem_type();
     if file_system != OVERLAYFS_SUPER_MAGIC {
-        return Err(FrontError::NotAnOverlay { root: root.to_path_buf(), file_system: file_system.0 });
+        return Err(FrontError::NotAnOverlay {
+            root: root.to_path_buf(),
+            file_system: file_system.0,
+        });
     }
     // Of a folder, an overlay shows its own device.
-    let device = stat_device(folder.as_fd())
-        .map_err(|source| FrontError::Open { root: root.to_path_buf(), source })?;
+    let device = stat_device(folder.as_fd()).map_err(|source| FrontError::Open {
+        root: root.to_path_buf(),
+        source,
+    })?;
     if let Some(owner) = protected.owner(device) {
         return Err(FrontError::NotTheContainersOwn {
             root: root.to_path_buf(),
@@ -123,7 +140,10 @@ mod tests {
             let Ok(root) = fs::canonicalize(path) else { continue };
             let error = open(&root, &protected).expect_err(path);
             assert!(
-                matches!(error, FrontError::NotAnOverlay { .. } | FrontError::NotTheContainersOwn { .. }),
+                matches!(
+                    error,
+                    FrontError::NotAnOverlay { .. } | FrontError::NotTheContainersOwn { .. }
+                ),
                 "{path}: {error}"
             );
         }

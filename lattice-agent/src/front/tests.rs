@@ -18,7 +18,11 @@ use super::{Answer, Failure, Front, FrontError, Options, root, watchdog};
 const AT_ONCE: Duration = Duration::from_millis(1500);
 
 fn options(failure: Failure, milliseconds: u64) -> Options {
-    Options { failure, answer_within: Duration::from_millis(milliseconds), heartbeat: None }
+    Options {
+        failure,
+        answer_within: Duration::from_millis(milliseconds),
+        heartbeat: None,
+    }
 }
 
 macro_rules! world {
@@ -42,7 +46,10 @@ fn check(world: &World, answer: Answer, has_run: bool, signal: Option<i32>, erro
     let asked = judge.asked();
     assert_eq!(asked.len(), 1, "a static program asks once: {asked:?}");
     assert_eq!((asked[0].device, asked[0].inode), (device, world.inode("busybox-mark")));
-    assert_eq!(asked[0].bytes, fs::metadata(world.root().join("busybox-mark")).unwrap().len());
+    assert_eq!(
+        asked[0].bytes,
+        fs::metadata(world.root().join("busybox-mark")).unwrap().len()
+    );
     let counts = front.counts();
     assert_eq!((counts.asked, counts.allowed + counts.denied), (1, 1));
     assert_eq!(counts.denied, u64::from(!has_run));
@@ -88,7 +95,13 @@ fn script_interpreter_and_loader_each_ask() {
     assert_eq!(judge.take_inodes(), inodes(&[&program, &loader]));
     // Refused as the interpreter, it ends the program before its first instruction.
     let refused = world.inode(&loader);
-    let judge = Recorder::new(move |asked: &Asked| if asked.inode == refused { Answer::Deny } else { Answer::Allow });
+    let judge = Recorder::new(move |asked: &Asked| {
+        if asked.inode == refused {
+            Answer::Deny
+        } else {
+            Answer::Allow
+        }
+    });
     drop(front);
     let front = Front::start(judge).unwrap();
     front.watch(world.root(), 1).unwrap();
@@ -151,7 +164,10 @@ fn a_panic_is_answered_with_the_failure_and_the_next_is_judged() {
         // More often than there are threads: a panic does not cost one.
         for _ in 0..6 {
             let seen = world.run("busybox-mark");
-            assert_eq!((seen.has_mark, seen.error), (has_run, (!has_run).then_some(libc::EPERM)));
+            assert_eq!(
+                (seen.has_mark, seen.error),
+                (has_run, (!has_run).then_some(libc::EPERM))
+            );
         }
         let counts = front.counts();
         assert_eq!((counts.panicked, counts.timed_out, counts.asked), (6, 0, 6));
@@ -170,8 +186,16 @@ fn a_hung_judge_is_given_up_and_others_judge_on() {
     for _ in 0..8 {
         let start = Instant::now();
         assert!(world.run("busybox-mark").has_mark);
-        assert!((Duration::from_millis(300)..AT_ONCE).contains(&start.elapsed()), "{:?}", start.elapsed());
-        assert_eq!(world.run("busybox-other").error, Some(libc::EPERM), "the others are judged meanwhile");
+        assert!(
+            (Duration::from_millis(300)..AT_ONCE).contains(&start.elapsed()),
+            "{:?}",
+            start.elapsed()
+        );
+        assert_eq!(
+            world.run("busybox-other").error,
+            Some(libc::EPERM),
+            "the others are judged meanwhile"
+        );
     }
     assert_eq!((front.counts().timed_out, front.counts().stalled), (8, 0));
     // When the limit is reached nothing waits for nobody.
@@ -202,7 +226,11 @@ fn a_late_kill_has_no_effect() {
     let front = Front::start_with(judge, options(Failure::Allow, 200)).unwrap();
     front.watch(world.root(), 1).unwrap();
     let seen = world.run("sleep-it");
-    assert_eq!((seen.has_mark, seen.signal, seen.error), (true, None, None), "it runs longer than the judge thinks");
+    assert_eq!(
+        (seen.has_mark, seen.signal, seen.error),
+        (true, None, None),
+        "it runs longer than the judge thinks"
+    );
     assert_eq!((front.counts().killed, front.counts().timed_out), (0, 1));
 }
 
@@ -235,7 +263,15 @@ fn many_at_once_are_all_answered() {
     assert!(world.run_with("bin/sh", &["-c", burst]).has_mark);
     let counts = front.counts();
     assert_eq!(counts.asked, 401);
-    assert_eq!((counts.allowed, counts.timed_out, counts.read_failed, counts.answer_failed), (401, 0, 0, 0));
+    assert_eq!(
+        (
+            counts.allowed,
+            counts.timed_out,
+            counts.read_failed,
+            counts.answer_failed
+        ),
+        (401, 0, 0, 0)
+    );
 }
 
 #[test]
@@ -246,7 +282,10 @@ fn what_is_not_a_containers_own_overlay_is_refused() {
     fn refused(front: &Front, path: &Path) {
         let error = front.watch(path, 1).unwrap_err();
         assert!(
-            matches!(error, FrontError::NotAnOverlay { .. } | FrontError::NotTheContainersOwn { .. }),
+            matches!(
+                error,
+                FrontError::NotAnOverlay { .. } | FrontError::NotTheContainersOwn { .. }
+            ),
             "{path:?}: {error}"
         );
     }
@@ -259,9 +298,15 @@ fn what_is_not_a_containers_own_overlay_is_refused() {
     let error = root::open(world.root(), &protected).unwrap_err();
     assert!(matches!(error, FrontError::NotTheContainersOwn { .. }), "{error}");
     assert!(error.to_string().contains("the agent's program"), "{error}");
-    assert!(Command::new("true").status().unwrap().success(), "the host's programs go on");
+    assert!(
+        Command::new("true").status().unwrap().success(),
+        "the host's programs go on"
+    );
     assert_eq!(front.counts().asked, 0);
-    assert!(matches!(front.watch(Path::new("/no/such/root"), 1), Err(FrontError::Open { .. })));
+    assert!(matches!(
+        front.watch(Path::new("/no/such/root"), 1),
+        Err(FrontError::Open { .. })
+    ));
 }
 
 const ROLE: &str = "LATTICE_FRONT_TEST_ROLE";
@@ -289,19 +334,36 @@ fn the_watchdog_ends_an_agent_that_hangs() {
         .unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while !ready.exists() {
-        assert!(Instant::now() < deadline && agent.try_wait().unwrap().is_none(), "the agent does not start");
+        assert!(
+            Instant::now() < deadline && agent.try_wait().unwrap().is_none(),
+            "the agent does not start"
+        );
         thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(world.run("busybox-mark").error, Some(libc::EPERM), "the agent judges");
     // It beats: the watchdog leaves it alone for longer than the silence it would punish.
     thread::sleep(Duration::from_secs(4));
-    assert_eq!(world.run("busybox-mark").error, Some(libc::EPERM), "the agent judges on");
+    assert_eq!(
+        world.run("busybox-mark").error,
+        Some(libc::EPERM),
+        "the agent judges on"
+    );
     let process = crate::kernel::pidfd::open(agent.id().cast_signed()).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(agent.id().cast_signed()), nix::sys::signal::SIGSTOP).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(agent.id().cast_signed()),
+        nix::sys::signal::SIGSTOP,
+    )
+    .unwrap();
     let start = Instant::now();
-    assert!(world.run("busybox-mark").has_mark, "what waited for the agent goes on when it is gone");
+    assert!(
+        world.run("busybox-mark").has_mark,
+        "what waited for the agent goes on when it is gone"
+    );
     let waited = start.elapsed();
-    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&waited), "{waited:?}");
+    assert!(
+        (Duration::from_secs(2)..Duration::from_secs(6)).contains(&waited),
+        "{waited:?}"
+    );
     assert_eq!(agent.wait().unwrap().signal(), Some(libc::SIGKILL));
     assert!(crate::kernel::pidfd::kill(process.as_fd()).is_err());
 }
@@ -311,7 +373,14 @@ fn agent(name: &str) {
     let root = Path::new(&root);
     let heartbeat = watchdog::spawn(&[name, "--nocapture", "--test-threads=1"]).unwrap();
     let judge = Recorder::new(|_: &Asked| Answer::Deny);
-    let front = Front::start_with(judge, Options { heartbeat: Some(heartbeat), ..Options::default() }).unwrap();
+    let front = Front::start_with(
+        judge,
+        Options {
+            heartbeat: Some(heartbeat),
+            ..Options::default()
+        },
+    )
+    .unwrap();
     front.watch(root, 1).unwrap();
     fs::write(root.parent().expect("below the scratch folder").join("ready"), "").unwrap();
     thread::sleep(Duration::from_secs(60));

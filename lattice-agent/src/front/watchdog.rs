@@ -82,7 +82,11 @@ impl Drop for Running {
 pub fn spawn(arguments: &[&str]) -> io::Result<Heartbeat> {
     let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     let state = State::Running(start(&arguments)?);
-    Ok(Heartbeat { arguments, state, last_beat: None })
+    Ok(Heartbeat {
+        arguments,
+        state,
+        last_beat: None,
+    })
 }
 
 fn start(arguments: &[String]) -> io::Result<Running> {
@@ -95,7 +99,10 @@ fn start(arguments: &[String]) -> io::Result<Running> {
         // Its own group: what stops the agent from the terminal must not stop the watchdog.
         .process_group(0)
         .spawn()?;
-    let pipe = child.stdin.take().ok_or_else(|| io::Error::other("the watchdog has no standard input"))?;
+    let pipe = child
+        .stdin
+        .take()
+        .ok_or_else(|| io::Error::other("the watchdog has no standard input"))?;
     fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok(Running { child, pipe })
 }
@@ -206,8 +213,10 @@ enum Heard {
 }
 
 fn listen(pipe: &impl AsFd, process: &OwnedFd) -> io::Result<Heard> {
-    let mut descriptors =
-        [PollFd::new(pipe.as_fd(), PollFlags::POLLIN), PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    let mut descriptors = [
+        PollFd::new(pipe.as_fd(), PollFlags::POLLIN),
+        PollFd::new(process.as_fd(), PollFlags::POLLIN),
+    ];
     while let Err(error) = poll(&mut descriptors, PollTimeout::from(SLICE_MILLISECONDS)) {
         if error != Errno::EINTR {
             return Err(error.into());

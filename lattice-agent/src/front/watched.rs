@@ -43,9 +43,10 @@ impl Watched {
         let was_there = {
             let mut roots = self.write();
             let was_there = roots.contains_key(&device);
-            let root = roots
-                .entry(device)
-                .or_insert_with(|| Root { path: PathBuf::new(), cgroup_ids: BTreeSet::new() });
+            let root = roots.entry(device).or_insert_with(|| Root {
+                path: PathBuf::new(),
+                cgroup_ids: BTreeSet::new(),
+            });
             root.path = path.to_path_buf();
             root.cgroup_ids.insert(cgroup_id);
             was_there
@@ -67,7 +68,9 @@ impl Watched {
     ) -> Result<(), E> {
         let removed = {
             let mut roots = self.write();
-            let Some(root) = roots.get_mut(&device) else { return Ok(()) };
+            let Some(root) = roots.get_mut(&device) else {
+                return Ok(());
+            };
             if !root.cgroup_ids.remove(&cgroup_id) || !root.cgroup_ids.is_empty() {
                 return Ok(());
             }
@@ -84,7 +87,11 @@ mod tests {
     #[test]
     fn a_root_is_unmarked_with_its_last_cgroup_only() {
         let watched = Watched::default();
-        let add = |cgroup_id, path: &str| watched.add(52, Path::new(path), cgroup_id, || Ok::<(), ()>(())).unwrap();
+        let add = |cgroup_id, path: &str| {
+            watched
+                .add(52, Path::new(path), cgroup_id, || Ok::<(), ()>(()))
+                .unwrap()
+        };
         let mut unmarked = Vec::new();
         let mut remove = |cgroup_id| {
             watched

@@ -40,15 +40,27 @@ struct Crew {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Shared").field("crew", &self.crew).finish_non_exhaustive()
+        formatter
+            .debug_struct("Shared")
+            .field("crew", &self.crew)
+            .finish_non_exhaustive()
     }
 }
 
 impl Workers {
     pub(super) fn start(judge: Arc<dyn Judge>, watched: Arc<Watched>, counters: Arc<Counters>) -> io::Result<Self> {
         let (queue, receiver) = mpsc::channel();
-        let crew = Mutex::new(Crew { working: THREADS, hanging: 0 });
-        let shared = Arc::new(Shared { judge, watched, counters, queue: Mutex::new(receiver), crew });
+        let crew = Mutex::new(Crew {
+            working: THREADS,
+            hanging: 0,
+        });
+        let shared = Arc::new(Shared {
+            judge,
+            watched,
+            counters,
+            queue: Mutex::new(receiver),
+            crew,
+        });
         for _ in 0..THREADS {
             shared.clone().start()?;
         }
@@ -77,7 +89,10 @@ impl Workers {
 
 impl Shared {
     fn start(self: Arc<Self>) -> io::Result<()> {
-        thread::Builder::new().name("front-judge".to_owned()).spawn(move || self.run()).map(drop)
+        thread::Builder::new()
+            .name("front-judge".to_owned())
+            .spawn(move || self.run())
+            .map(drop)
     }
 
     fn run(&self) {

@@ -64,9 +64,11 @@ impl Group {
             | InitFlags::FAN_CLOEXEC
             | InitFlags::FAN_NONBLOCK
             | InitFlags::FAN_REPORT_PIDFD;
-        let files =
-            EventFFlags::O_RDONLY | EventFFlags::O_LARGEFILE | EventFFlags::O_CLOEXEC | EventFFlags::O_NOATIME;
-        Ok(Self { descriptor: Fanotify::init(flags, files)?, evictable: AtomicBool::new(true) })
+        let files = EventFFlags::O_RDONLY | EventFFlags::O_LARGEFILE | EventFFlags::O_CLOEXEC | EventFFlags::O_NOATIME;
+        Ok(Self {
+            descriptor: Fanotify::init(flags, files)?,
+            evictable: AtomicBool::new(true),
+        })
     }
 
     /// Asks from now on for every file of the file system that is opened for execution, through whichever mount.
@@ -87,7 +89,9 @@ impl Group {
 
     fn mark_file_system(&self, action: MarkFlags, root: BorrowedFd<'_>) -> io::Result<()> {
         let flags = action | MarkFlags::FAN_MARK_FILESYSTEM;
-        Ok(self.descriptor.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, root, Some("."))?)
+        Ok(self
+            .descriptor
+            .mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, root, Some("."))?)
     }
 
     /// Asks no more for this file until it is written to, or ignored files are flushed.
@@ -96,7 +100,10 @@ impl Group {
     /// What the kernel says.
     pub fn ignore(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_IGNORED_MASK;
-        let mark = |flags| self.descriptor.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, file, None::<&str>);
+        let mark = |flags| {
+            self.descriptor
+                .mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, file, None::<&str>)
+        };
         if self.evictable.load(Ordering::Relaxed) {
             match mark(flags | MarkFlags::FAN_MARK_EVICTABLE) {
                 Err(Errno::EINVAL) => self.evictable.store(false, Ordering::Relaxed),
@@ -113,7 +120,9 @@ impl Group {
     pub fn flush_ignored(&self) -> io::Result<()> {
         // Of the three kinds of marks, ignored files alone are marked as inodes.
         let flags = MarkFlags::FAN_MARK_FLUSH | MarkFlags::FAN_MARK_INODE;
-        Ok(self.descriptor.mark(flags, MaskFlags::empty(), nix::fcntl::AT_FDCWD, None::<&str>)?)
+        Ok(self
+            .descriptor
+            .mark(flags, MaskFlags::empty(), nix::fcntl::AT_FDCWD, None::<&str>)?)
     }
 
     /// Takes what was asked; nothing where nothing was.
@@ -130,7 +139,11 @@ impl Group {
         let mut batch = Batch::default();
         for record in records(&buffer[..length])? {
             match adopt(record.file) {
-                Some(file) => batch.questions.push(Question { file, process: adopt(record.process), pid: record.pid }),
+                Some(file) => batch.questions.push(Question {
+                    file,
+                    process: adopt(record.process),
+                    pid: record.pid,
+                }),
                 None => batch.overflows += u64::from(record.is_overflow),
             }
         }
@@ -142,7 +155,11 @@ impl Group {
     /// # Errors
     /// When nothing was asked under this descriptor.
     pub fn answer(&self, file: BorrowedFd<'_>, is_allowed: bool) -> io::Result<()> {
-        let response = if is_allowed { Response::FAN_ALLOW } else { Response::FAN_DENY };
+        let response = if is_allowed {
+            Response::FAN_ALLOW
+        } else {
+            Response::FAN_DENY
+        };
         Ok(self.descriptor.write_response(FanotifyResponse::new(file, response))?)
     }
 }
@@ -172,7 +189,10 @@ fn records(mut bytes: &[u8]) -> io::Result<Vec<Record>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let (record, rest) = record(bytes).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "the kernel's fanotify events are of another version")
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the kernel's fanotify events are of another version",
+            )
         })?;
         records.push(record);
         bytes = rest;
@@ -235,7 +255,12 @@ mod tests {
     }
 
     fn information(kind: u8, descriptor: i32) -> Vec<u8> {
-        [vec![kind, 0], 8_u16.to_ne_bytes().to_vec(), descriptor.to_ne_bytes().to_vec()].concat()
+        [
+            vec![kind, 0],
+            8_u16.to_ne_bytes().to_vec(),
+            descriptor.to_ne_bytes().to_vec(),
+        ]
+        .concat()
     }
 
     #[track_caller]
@@ -252,10 +277,17 @@ mod tests {
         let asked = libc::FAN_OPEN_EXEC_PERM;
         check(&[], Some(vec![]));
         check(&event(3, asked, 7, 42, &[]), Some(vec![(7, -1, 42, false)]));
-        check(&event(3, asked, 7, 42, &information(4, 9)), Some(vec![(7, 9, 42, false)]));
+        check(
+            &event(3, asked, 7, 42, &information(4, 9)),
+            Some(vec![(7, 9, 42, false)]),
+        );
         let two = [information(1, 5), information(4, -2)].concat();
         check(&event(3, asked, 7, 42, &two), Some(vec![(7, -2, 42, false)]));
-        let both = [event(3, asked, 7, 1, &information(4, 9)), event(3, libc::FAN_Q_OVERFLOW, -1, 0, &[])].concat();
+        let both = [
+            event(3, asked, 7, 1, &information(4, 9)),
+            event(3, libc::FAN_Q_OVERFLOW, -1, 0, &[]),
+        ]
+        .concat();
         check(&both, Some(vec![(7, 9, 1, false), (-1, -1, 0, true)]));
     }
 
@@ -266,7 +298,10 @@ mod tests {
         check(&whole[..23], None);
         check(&[&[0; 4], &whole[4..]].concat(), None);
         // An information record of no length must not be read for ever.
-        check(&event(3, libc::FAN_OPEN_EXEC_PERM, 7, 42, &[1, 0, 0, 0]), Some(vec![(7, -1, 42, false)]));
+        check(
+            &event(3, libc::FAN_OPEN_EXEC_PERM, 7, 42, &[1, 0, 0, 0]),
+            Some(vec![(7, -1, 42, false)]),
+        );
     }
 
     proptest! {

@@ -64,13 +64,28 @@ impl World {
         let layers = folder("layers")?;
         mount(Some("layers"), &layers, Some("tmpfs"), MsFlags::empty(), None::<&str>)
             .map_err(|error| format!("no tmpfs: {error}"))?;
-        let lower = if is_lower_apart { folder("layers/lower")? } else { folder("lower")? };
+        let lower = if is_lower_apart {
+            folder("layers/lower")?
+        } else {
+            folder("lower")?
+        };
         let (upper, work, root) = (folder("upper")?, folder("work")?, folder("root")?);
         fill(&lower, &busybox).map_err(|error| error.to_string())?;
-        let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
         let world = Self { scratch, root };
-        mount(Some("overlay"), &world.root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .map_err(|error| format!("no overlay: {error}"))?;
+        mount(
+            Some("overlay"),
+            &world.root,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .map_err(|error| format!("no overlay: {error}"))?;
         Ok(world)
     }
 
@@ -89,14 +104,22 @@ impl World {
     /// By another way than the front's.
     pub(super) fn device(&self) -> u32 {
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-        let line = mounts.lines().find(|line| line.split(' ').nth(4) == self.root.to_str()).unwrap();
+        let line = mounts
+            .lines()
+            .find(|line| line.split(' ').nth(4) == self.root.to_str())
+            .unwrap();
         let (major, minor) = line.split(' ').nth(2).unwrap().split_once(':').unwrap();
         major.parse::<u32>().unwrap() << 20 | minor.parse::<u32>().unwrap()
     }
 
     /// Bytes behind an ELF file's end change nothing but its content.
     pub(super) fn append(&self, name: &str) {
-        OpenOptions::new().append(true).open(self.root.join(name)).unwrap().write_all(b"\n").unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(self.root.join(name))
+            .unwrap()
+            .write_all(b"\n")
+            .unwrap();
     }
 
     /// Runs a program with the overlay as its root, from outside as a container runtime does. A program's mark is `/mark`.
@@ -125,14 +148,26 @@ impl World {
             assert!(text.contains("Operation not permitted"), "{text}");
             libc::EPERM
         });
-        assert!(error.is_some() || output.status.success() || output.status.signal().is_some(), "{text}");
-        Seen { has_mark, signal: output.status.signal(), error }
+        assert!(
+            error.is_some() || output.status.success() || output.status.signal().is_some(),
+            "{text}"
+        );
+        Seen {
+            has_mark,
+            signal: output.status.signal(),
+            error,
+        }
     }
 
     /// Adds a dynamic program; its name and its loader's.
     pub(super) fn add_dynamic(&self) -> Result<(String, String), String> {
-        let touch = find("touch").and_then(|path| fs::canonicalize(path).ok()).ok_or("no touch in PATH")?;
-        let listed = Command::new("ldd").arg(&touch).output().map_err(|error| format!("no ldd: {error}"))?;
+        let touch = find("touch")
+            .and_then(|path| fs::canonicalize(path).ok())
+            .ok_or("no touch in PATH")?;
+        let listed = Command::new("ldd")
+            .arg(&touch)
+            .output()
+            .map_err(|error| format!("no ldd: {error}"))?;
         let text = String::from_utf8_lossy(&listed.stdout).into_owned();
         let mut loader = None;
         for path in text.split_whitespace().filter(|word| word.starts_with('/')) {
@@ -144,7 +179,10 @@ impl World {
             }
         }
         fs::copy(&touch, self.root.join("dynamic")).map_err(|error| error.to_string())?;
-        Ok(("dynamic".to_owned(), loader.ok_or("touch is not a dynamic program with a loader called ld-…")?))
+        Ok((
+            "dynamic".to_owned(),
+            loader.ok_or("touch is not a dynamic program with a loader called ld-…")?,
+        ))
     }
 }
 
@@ -160,11 +198,17 @@ impl Drop for World {
 
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }
 
 fn fill(lower: &Path, busybox: &Path) -> io::Result<()> {
-    fs::create_dir(lower.join("bin"))?;
+    for name in ["bin", "dev"] {
+        fs::create_dir(lower.join(name))?;
+    }
+    // A shell opens it for what it starts in the background.
+    File::create(lower.join("dev/null"))?;
     // busybox under a name that begins with its own takes the applet from the first argument.
     for name in ["busybox-mark", "busybox-other", "bin/sh"] {
         fs::copy(busybox, lower.join(name))?;
@@ -218,7 +262,9 @@ impl<A: Fn(&Asked) -> Option<Answer> + Send + Sync> Recorder<A> {
 
     pub(super) fn wait_until_asked(&self, count: usize) {
         let asked = self.asked.lock().unwrap();
-        let wait = self.was_asked.wait_timeout_while(asked, Duration::from_secs(10), |asked| asked.len() < count);
+        let wait = self
+            .was_asked
+            .wait_timeout_while(asked, Duration::from_secs(10), |asked| asked.len() < count);
         assert!(!wait.unwrap().1.timed_out(), "nothing was asked");
     }
 }
@@ -235,7 +281,10 @@ impl Recorder<()> {
 impl<A: Fn(&Asked) -> Option<Answer> + Send + Sync> Judge for Recorder<A> {
     fn judge(&self, pid: i32, file: BorrowedFd<'_>, device: u32, inode: u64) -> Answer {
         assert!(pid > 0);
-        let bytes = File::from(file.as_fd().try_clone_to_owned().unwrap()).metadata().unwrap().len();
+        let bytes = File::from(file.as_fd().try_clone_to_owned().unwrap())
+            .metadata()
+            .unwrap()
+            .len();
         let asked = Asked { device, inode, bytes };
         self.asked.lock().unwrap().push(asked.clone());
         self.was_asked.notify_all();

@@ -60,13 +60,6 @@ globals! {
 /// `s_magic` of overlayfs.
 pub(crate) const OVERLAYFS: u64 = 0x794c_7630;
 
-/// `s_magic` of tmpfs, and of the kernel's own mount of it, where memfds live.
-const TMPFS: u64 = 0x0102_1994;
-/// `SB_KERNMOUNT` in `super_block.s_flags`.
-const KERNEL_MOUNT: u64 = 1 << 22;
-/// `F_SEAL_WRITE`: no one can write any more, by descriptor or by mapping.
-const SEAL_WRITE: u32 = 8;
-
 /// A kernel pointer whose type the verifier knows.
 pub(crate) type Pointer = *const c_void;
 

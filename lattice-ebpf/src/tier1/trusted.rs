@@ -6,11 +6,18 @@ use aya_ebpf::Global;
 use crate::kernel::{
     DENTRY_D_INODE, FILE_F_FLAGS, FILE_F_INODE, FILE_F_PATH, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE, INODE_I_WRITECOUNT,
     INODE_SIZE, LINUX_BINPRM_BUF, LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME, LINUX_BINPRM_IS_CHECK, LINUX_BINPRM_IS_CHECK_MASK, OVERLAYFS,
-    Pointer, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC, probe,
+    Pointer, SHMEM_SEALS_BEFORE_INODE, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_FLAGS, SUPER_BLOCK_S_MAGIC, probe,
 };
 
 /// `__FMODE_EXEC` in `file.f_flags`: only the kernel's own exec code sets it.
 const FMODE_EXEC: u32 = 0x20;
+/// `s_magic` of tmpfs, and of the kernel's own mount of it, where memfds live.
+const TMPFS: u64 = 0x0102_1994;
+/// `SB_KERNMOUNT` in `super_block.s_flags`.
+const KERNEL_MOUNT: u64 = 1 << 22;
+/// `F_SEAL_WRITE`: no one can write any more, by descriptor or by mapping.
+const SEAL_WRITE: u32 = 8;
+
 /// Reads a field of an object that the verifier tracks.
 ///
 /// # Safety
@@ -154,6 +161,18 @@ impl Inode {
         }
     }
 
+    /// Whether the file is a memfd, or other memory that only the kernel has mounted.
+    #[inline(always)]
+    fn is_memory(self) -> bool {
+        self.file_system() == TMPFS && probe::<u64>(self.super_block(), SUPER_BLOCK_S_FLAGS.load()) & KERNEL_MOUNT != 0
+    }
+
+    #[inline(always)]
+    fn is_sealed(self) -> bool {
+        let seals = self.0.wrapping_byte_sub(SHMEM_SEALS_BEFORE_INODE.load() as usize);
+        probe::<u32>(seals, 0) & SEAL_WRITE != 0
+    }
+
     /// Whether somebody holds the file that has the bytes open for writing. On overlayfs that is the upper inode: a shared writable
     /// mapping outlives the overlay's own count.
     #[inline(always)]
@@ -161,6 +180,8 @@ impl Inode {
         let backing = match layer {
             Layer::Lower => return false,
             Layer::Upper => probe::<u64>(self.upper_dentry(), DENTRY_D_INODE.load()) as Pointer,
+            // Nobody counts who may write to a memfd: only a seal says that none can.
+            Layer::Local if self.is_memory() => return !self.is_sealed(),
             Layer::Local | Layer::Foreign => self.0,
         };
         probe::<i32>(backing, INODE_I_WRITECOUNT.load()) > 0
@@ -173,7 +194,7 @@ fn is_local(magic: u64) -> bool {
     matches!(
         magic,
         0xef53          // ext2, ext3, ext4
-            | 0x0102_1994 // tmpfs, and memfd
+            | TMPFS // and memfd
             | 0x8584_58f6 // ramfs: the initial root
             | 0x5846_5342 // xfs
             | 0x9123_683e // btrfs

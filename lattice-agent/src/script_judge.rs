@@ -15,14 +15,17 @@ use lattice_api::{
     event::violation_message,
     v1::{Event, PolicyReference, Violation, event::Kind},
 };
-use lattice_common::abi::digest_bytes;
+use lattice_common::{
+    abi::{EntryRule, digest_bytes},
+    verdict::{Effect, Facts, Identity, Membership, Origin, verdict},
+};
 use lattice_policy::{ExecPolicy, Mode, Role};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::Sender;
 
 use crate::{
     backend::container_message,
-    enforcement::ContainerStanding,
+    enforcement::{ContainerStanding, compile},
     events::explain::{Node, ancestors, parent_of},
     front::{Answer, Judge},
     kernel::sequence::SequenceCounter,
@@ -60,16 +63,29 @@ impl Judge for ScriptJudge {
         let Some(standing) = self.state.standing_on_device(device) else { return Answer::Allow };
         let (Some(policy), Some(mode)) = (&standing.policy, standing.mode) else { return Answer::Allow };
         let script = read(&file);
-        let reason = match script.digest {
-            None => "unresolved",
-            Some(digest) if self.is_listed(policy, device, inode, &digest) => return Answer::Allow,
-            Some(_) => "unlisted",
+        let identity = match script.digest {
+            None => Identity::UNRESOLVED,
+            Some(digest) if self.is_listed(policy, device, inode, &digest) => Identity::LISTED_DIGEST,
+            Some(_) => Identity::UNLISTED,
         };
-        let (answer, action) = match mode {
-            Mode::Monitor => (Answer::Allow, "none"),
-            Mode::Enforce => (Answer::KillAndDeny, "deny+kill"),
-            Mode::Deny => (Answer::Deny, "deny"),
+        let decision = verdict(Facts {
+            membership: Membership::MEMBER,
+            identity,
+            // Where the task came from is in the kernel; the floor judges the interpreter by it.
+            allowed_origins: if identity == Identity::LISTED_DIGEST { EntryRule::ANY_ORIGIN } else { 0 },
+            other_role: false,
+            origin: Origin(EntryRule::ANY_ORIGIN),
+            denylisted: false,
+            mode: compile::mode(mode),
+            fail: compile::fail_action(policy.fail.unresolved),
+        });
+        let (answer, action) = match decision.effect {
+            Effect::RUN => return Answer::Allow,
+            Effect::NOTE => (Answer::Allow, "none"),
+            Effect::KILL => (Answer::KillAndDeny, "deny+kill"),
+            _ => (Answer::Deny, "deny"),
         };
+        let reason = decision.reason.text().unwrap_or("unlisted");
         let event = self.event(pid, &file, &standing, policy, mode, &script, reason, action);
         if self.events.try_send(event).is_err() {
             tracing::warn!("the event of a refused script found no room and is a gap");
@@ -125,7 +141,7 @@ impl ScriptJudge {
             role: "target".into(),
             origin: "unknown".into(),
             reason: reason.into(),
-            drift: if reason == "unresolved" { "unresolved" } else { "not-in-image" }.into(),
+            drift: if reason.starts_with("unresolved") { "unresolved" } else { "not-in-image" }.into(),
             tier: self.node.tier,
             ..Violation::default()
         };

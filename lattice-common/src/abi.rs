@@ -79,7 +79,7 @@ pub mod counter {
     pub const KEEP_FAILED: u32 = 37;
     /// Task marks that could not be made.
     pub const MARK_FAILED: u32 = 38;
-    /// Files that were not judged because the same exec was judged already by another release.
+    /// Number of slots.
     pub const SLOTS: u32 = 64;
 }
 

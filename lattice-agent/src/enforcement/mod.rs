@@ -266,16 +266,13 @@ impl<T: Tables> Enforcement<T> {
         let mut told = BTreeSet::new();
         for policy in policies {
             let name = PolicyName { namespace: policy.namespace.clone(), name: policy.name.clone() };
-            // Of a policy without a generation before, the containers must not run as if there were none: its own word for the
-            // failure at hand holds.
+            // Of a policy that the kernel cannot be given, and without a generation before, the containers must not run as if there
+            // were none: what the policy says of a full map holds.
             let fail = policy.fail;
             self.rejected.remove(&name);
             if let Err(error) = self.load(&name, policy) {
                 if !self.policies.contains_key(&name) {
-                    let is_full = matches!(&error, EnforcementError::Policy { source: TableError::Full { .. }, .. });
-                    let is_full = is_full || matches!(&error, EnforcementError::NoSlot { .. });
-                    let action = if is_full { fail.map_full } else { fail.missing };
-                    self.rejected.insert(name.clone(), fail_action(action));
+                    self.rejected.insert(name.clone(), fail_action(fail.map_full));
                 }
                 report.errors.push(error);
             }

@@ -52,8 +52,8 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     let size_bytes = inode.size_bytes();
     let denylist_entries = NODE.get(0).map_or(0, |node| node.denylist_entries);
 
-    // First of all, where the verifier has the fewest states to follow it in. Paths only say something while the caller's root is the
-    // container's: chroot forges them.
+    // First of all, where the verifier has the fewest states to follow it in. A path says nothing where the caller's root is on
+    // another file system than the container's.
     let by_path = if caller.flags & policy_flag::PATHS != 0
         && (caller.root_device == 0 || root_device(current().cast_const().cast()) == caller.root_device)
     {

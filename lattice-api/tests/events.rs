@@ -73,6 +73,16 @@ fn check(change: impl FnOnce(&mut v1::Violation), expected: &str) {
 #[test]
 fn sentences() {
     check(
+        |violation| {
+            violation.path.clear();
+            violation.path_as_passed.clear();
+            violation.role = "elf-interpreter".to_owned();
+            violation.comm = b"sh".to_vec();
+            violation.drift = "not-in-image".to_owned();
+        },
+        "the ELF interpreter of \"sh\" was killed before its first instruction: policy payments/payment-service does not list it, and the image does not hold it. The image did not bring these bytes: find out what wrote them; if they belong there, build them into the image.",
+    );
+    check(
         |_| {},
         "\"/usr/bin/wget\" was killed before its first instruction: the image holds it, but policy payments/payment-service does not list it. If the service needs it, name it in its command, probes or hooks; else find out what started it.",
     );

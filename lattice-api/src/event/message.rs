@@ -19,18 +19,30 @@ pub fn event_message(event: &v1::Event) -> String {
 
 /// What happened to a program that the policy does not let start, why, and what to do next.
 pub fn violation_message(violation: &v1::Violation) -> String {
-    let path = match violation.path.is_empty() {
-        true => &violation.path_as_passed,
-        false => &violation.path,
-    };
-    let path = cut(&FilePath::from_bytes(path.as_slice()).to_string());
     let (reason, _) = reason_and_openness(&violation.reason);
     format!(
-        "\"{path}\" {}: {}. {}",
+        "{} {}: {}. {}",
+        subject(violation),
         what(violation),
         why(violation, reason),
         advice(violation, reason)
     )
+}
+
+/// The file by its path. Tier 2 sees which ELF interpreter was mapped for a program, and not by which path.
+fn subject(violation: &v1::Violation) -> String {
+    let named = |name: &[u8]| cut(&FilePath::from_bytes(name).to_string());
+    if let Some(path) = [&violation.path, &violation.path_as_passed]
+        .into_iter()
+        .find(|path| !path.is_empty())
+    {
+        return format!("\"{}\"", named(path));
+    }
+    let what = match violation.role.as_str() {
+        "elf-interpreter" => "the ELF interpreter of",
+        _ => "a file without a path, started by",
+    };
+    format!("{what} \"{}\"", named(&violation.comm))
 }
 
 /// That events were lost, and why.

@@ -60,7 +60,13 @@ impl Agent {
     ///
     /// Where it does not come up.
     pub(super) fn start_again(&mut self, place: &Place, central: &Central) -> Result<()> {
-        let mut daemon = Daemon::start("lattice-agent", &self.command, Some(&place.cgroups), &place.log("agent"), None)?;
+        let mut daemon = Daemon::start(
+            "lattice-agent",
+            &self.command,
+            Some(&place.cgroups),
+            &place.log("agent"),
+            None,
+        )?;
         daemon.wait_until(|| matches!(central.node(), Ok(Some(_))))?;
         self.daemon = Some(daemon);
         Ok(())
@@ -84,7 +90,10 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.daemon = None;
         let mut uninstall = Command::new(workspace::host_program("lattice-agent"));
-        uninstall.arg("uninstall").arg("--bpf-file-system").arg(&self.bpf_file_system);
+        uninstall
+            .arg("uninstall")
+            .arg("--bpf-file-system")
+            .arg(&self.bpf_file_system);
         match daemon::finish(&mut uninstall, UNINSTALL_LIMIT) {
             Ok(finished) if finished.status.success() => {}
             Ok(finished) => eprintln!("demo: lattice-agent uninstall: {}", finished.stderr.trim()),

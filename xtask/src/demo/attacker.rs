@@ -25,7 +25,10 @@ impl Attacker {
     /// Where no port can be had.
     pub(super) fn start(backdoor: Vec<u8>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("cannot start the attacker's server")?;
-        let port = listener.local_addr().context("cannot start the attacker's server")?.port();
+        let port = listener
+            .local_addr()
+            .context("cannot start the attacker's server")?
+            .port();
         let downloads = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&downloads);
         thread::spawn(move || {

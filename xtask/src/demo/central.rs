@@ -83,7 +83,13 @@ impl Central {
             .replace("@PUBLIC_KEY@", &indented.join("\n"));
         write(&objects, "trust.yaml", &trust)?;
         write(&objects, "gates.cedar", GATES)?;
-        let mut daemon = Daemon::start("lattice-central", &command, Some(&place.cgroups), &place.log("central"), None)?;
+        let mut daemon = Daemon::start(
+            "lattice-central",
+            &command,
+            Some(&place.cgroups),
+            &place.log("central"),
+            None,
+        )?;
         daemon.wait_until(|| daemon::answers(port))?;
         Ok(Self {
             objects,
@@ -117,15 +123,27 @@ impl Central {
         write(&self.objects, &format!("{}.yaml", service.name), &text)
     }
 
-    /// `latticectl` that asks central as its operator.
+    /// `latticectl` that asks central as its operator, or an agent where the arguments say so.
     pub(super) fn latticectl(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(workspace::host_program("latticectl"));
         command
             .args(arguments)
-            .env("LATTICE_CENTRAL", self.url())
-            .env("LATTICE_CLIENT_CERT", self.tls("operator.crt"))
-            .env("LATTICE_CLIENT_KEY", self.tls("operator.key"))
-            .env("LATTICE_CA", self.tls("ca.crt"));
+            // What the caller's own environment says must not decide whom the demo asks.
+            .env_remove("LATTICE_AGENT");
+        let settings = [
+            ("LATTICE_CENTRAL", PathBuf::from(self.url())),
+            ("LATTICE_CLIENT_CERT", self.tls("operator.crt")),
+            ("LATTICE_CLIENT_KEY", self.tls("operator.key")),
+            ("LATTICE_CA", self.tls("ca.crt")),
+        ];
+        let asks_agent = arguments.contains(&"--agent");
+        for (name, value) in settings {
+            if asks_agent {
+                command.env_remove(name);
+            } else {
+                command.env(name, value);
+            }
+        }
         command
     }
 
@@ -135,10 +153,9 @@ impl Central {
     ///
     /// Where it fails, or prints no JSON.
     pub(super) fn ask_agent(&self, socket: &str, arguments: &[&str]) -> Result<Value> {
-        let mut command = Command::new(workspace::host_program("latticectl"));
-        command.args(arguments).args(["--agent", socket, "-o", "json"]);
-        let output = capture(&mut command)?;
-        serde_json::from_str(&output).with_context(|| format!("`{}` printed no JSON", process::display(&command)))
+        let mut arguments = arguments.to_vec();
+        arguments.extend(["--agent", socket]);
+        self.ask(&arguments)
     }
 
     /// Runs it as a person would, and shows what it printed.
@@ -178,8 +195,14 @@ impl Central {
         let mut last = Value::Null;
         let found = interrupt::wait_for(CHAIN_LIMIT, || {
             let list = self.ask(&["service", "list"])?;
-            let service = items(&list).find(|item| item["name"] == name).cloned().unwrap_or_default();
-            let ready = condition(&service, "Ready")["reason"].as_str().unwrap_or_default().to_owned();
+            let service = items(&list)
+                .find(|item| item["name"] == name)
+                .cloned()
+                .unwrap_or_default();
+            let ready = condition(&service, "Ready")["reason"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             last = service.clone();
             Ok((!ready.is_empty() && accept(&ready)).then_some(service))
         })?;
@@ -207,7 +230,9 @@ impl Central {
     pub(super) fn node(&self) -> Result<Option<Value>> {
         let status = self.ask(&["status"])?;
         let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-        Ok(nodes.into_iter().find(|node| node["node"] == NODE && node["connected"] == true))
+        Ok(nodes
+            .into_iter()
+            .find(|node| node["node"] == NODE && node["connected"] == true))
     }
 }
 

@@ -60,7 +60,13 @@ impl Containerd {
         fs::write(&configuration, text).with_context(|| format!("cannot write {}", configuration.display()))?;
         let mut command = Command::new(program);
         command.arg("--config").arg(&configuration);
-        let daemon = Daemon::start("containerd", &command, Some(&place.cgroups), &place.log("containerd"), None)?;
+        let daemon = Daemon::start(
+            "containerd",
+            &command,
+            Some(&place.cgroups),
+            &place.log("containerd"),
+            None,
+        )?;
         let mut containerd = Self {
             ctr,
             socket,
@@ -104,7 +110,11 @@ impl Containerd {
         let mut command = self.command(arguments);
         let Finished { status, stdout, stderr } = daemon::finish(&mut command, LIMIT)?;
         if !status.success() {
-            bail!("`{}` failed with {status}: {}", process::display(&command), stderr.trim());
+            bail!(
+                "`{}` failed with {status}: {}",
+                process::display(&command),
+                stderr.trim()
+            );
         }
         Ok(stdout)
     }
@@ -142,8 +152,17 @@ impl Containerd {
         self.ctr(&arguments)?;
         let log = format!("file://{}", self.logs.join(format!("{id}.log")).display());
         let fifos = self.fifos.display().to_string();
-        self.ctr(&["tasks", "start", "--detach", "--log-uri", &log, "--fifo-dir", &fifos, id])
-            .map(drop)
+        self.ctr(&[
+            "tasks",
+            "start",
+            "--detach",
+            "--log-uri",
+            &log,
+            "--fifo-dir",
+            &fifos,
+            id,
+        ])
+        .map(drop)
     }
 
     /// Enters a container from outside, as a probe or an operator does.
@@ -175,7 +194,10 @@ impl Containerd {
     /// Where containerd cannot be asked.
     pub(super) fn containers_of(&self, repository: &str) -> Result<usize> {
         let list = self.ctr(&["containers", "list"])?;
-        Ok(list.lines().filter(|line| line.contains(&format!("/{repository}@"))).count())
+        Ok(list
+            .lines()
+            .filter(|line| line.contains(&format!("/{repository}@")))
+            .count())
     }
 }
 

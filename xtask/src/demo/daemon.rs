@@ -39,7 +39,13 @@ impl Daemon {
     /// # Errors
     ///
     /// Where it cannot be started.
-    pub(super) fn start(name: &str, command: &Command, cgroups: Option<&Cgroups>, log: &Path, output: Option<File>) -> Result<Self> {
+    pub(super) fn start(
+        name: &str,
+        command: &Command,
+        cgroups: Option<&Cgroups>,
+        log: &Path,
+        output: Option<File>,
+    ) -> Result<Self> {
         let log_file = OpenOptions::new()
             .create(true)
             .append(true)
@@ -115,8 +121,12 @@ impl Daemon {
     ///
     /// Where it cannot be killed.
     pub(super) fn kill(mut self) -> Result<()> {
-        self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
-        self.child.wait().with_context(|| format!("cannot wait for {}", self.name))?;
+        self.child
+            .kill()
+            .with_context(|| format!("cannot kill {}", self.name))?;
+        self.child
+            .wait()
+            .with_context(|| format!("cannot wait for {}", self.name))?;
         Ok(())
     }
 }
@@ -169,10 +179,15 @@ pub(super) fn finish(command: &mut Command, limit: Duration) -> Result<Finished>
             let _ = child.kill();
             let _ = child.wait();
             other?;
-            bail!("`{}` did not end within {} s", process::display(command), limit.as_secs());
+            bail!(
+                "`{}` did not end within {} s",
+                process::display(command),
+                limit.as_secs()
+            );
         }
     };
-    let text = |reader: thread::JoinHandle<Vec<u8>>| String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned();
+    let text =
+        |reader: thread::JoinHandle<Vec<u8>>| String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned();
     Ok(Finished {
         status,
         stdout: text(stdout),

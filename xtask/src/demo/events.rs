@@ -34,7 +34,13 @@ impl Events {
         let output = place.logs().join("events.jsonl");
         let file = File::create(&output).with_context(|| format!("cannot create {}", output.display()))?;
         let command = central.latticectl(&["events", "--follow", "--namespace", "payments", "-o", "json"]);
-        let daemon = Daemon::start("latticectl events", &command, Some(&place.cgroups), &place.log("events"), Some(file))?;
+        let daemon = Daemon::start(
+            "latticectl events",
+            &command,
+            Some(&place.cgroups),
+            &place.log("events"),
+            Some(file),
+        )?;
         Ok(Self {
             output,
             _daemon: daemon,
@@ -81,7 +87,8 @@ impl Events {
 
     /// A line that is not whole yet is not one.
     fn all(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(&self.output).with_context(|| format!("cannot read {}", self.output.display()))?;
+        let text =
+            fs::read_to_string(&self.output).with_context(|| format!("cannot read {}", self.output.display()))?;
         Ok(text
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'))

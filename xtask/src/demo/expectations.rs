@@ -43,7 +43,12 @@ impl WantedEvent {
     pub(super) fn differences(&self, event: &EventSeen) -> Vec<String> {
         let mut differences = Vec::new();
         if !self.reasons.contains(&event.reason.as_str()) {
-            differences.push(format!("{}: reason {} instead of {}", self.path, event.reason, self.reasons.join(" or ")));
+            differences.push(format!(
+                "{}: reason {} instead of {}",
+                self.path,
+                event.reason,
+                self.reasons.join(" or ")
+            ));
         }
         if event.role != self.role {
             differences.push(format!("{}: role {} instead of {}", self.path, event.role, self.role));
@@ -51,7 +56,10 @@ impl WantedEvent {
         let ran = event.effective_action == "none";
         if ran != self.ran || event.effective_action.is_empty() {
             let wanted = if self.ran { "none" } else { "a refusal" };
-            differences.push(format!("{}: action {} instead of {wanted}", self.path, event.effective_action));
+            differences.push(format!(
+                "{}: action {} instead of {wanted}",
+                self.path, event.effective_action
+            ));
         }
         differences
     }
@@ -78,7 +86,10 @@ impl fmt::Display for Expectation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         parts.extend(self.ends.map(|ends| ends.to_string()));
-        parts.extend(self.mark.map(|left| if left { "mark left" } else { "no mark" }.to_owned()));
+        parts.extend(
+            self.mark
+                .map(|left| if left { "mark left" } else { "no mark" }.to_owned()),
+        );
         parts.extend(self.events.iter().map(|event| {
             let action = if event.ran { "none" } else { "refused" };
             format!("event: …{} {} ({action})", event.path, event.reasons.join("|"))
@@ -153,7 +164,10 @@ pub(super) const EXPECTATIONS: &[Expectation] = &[
         facts: &[
             ("signed by", "signing-keys/cosign-public"),
             ("reason", "InForce"),
-            ("entries", "/app/server /bin/sh /lib64/ld-linux-x86-64.so.2 /usr/bin/curl"),
+            (
+                "entries",
+                "/app/server /bin/sh /lib64/ld-linux-x86-64.so.2 /usr/bin/curl",
+            ),
         ],
         ..NOTHING
     },

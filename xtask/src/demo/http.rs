@@ -46,7 +46,9 @@ pub(super) fn put(url: &str, media_type: &str, body: &[u8]) -> Result<Answer> {
 
 fn ask(method: &str, url: &str, headers: &str, body: &[u8]) -> Result<Answer> {
     let what = || format!("{method} {url}");
-    let rest = url.strip_prefix("http://").ok_or_else(|| anyhow!("{url} is not of http"))?;
+    let rest = url
+        .strip_prefix("http://")
+        .ok_or_else(|| anyhow!("{url} is not of http"))?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let mut stream = TcpStream::connect(host).with_context(what)?;
     stream.set_read_timeout(Some(LIMIT)).with_context(what)?;
@@ -124,8 +126,14 @@ mod tests {
         check("HTTP/1.1 202 Accepted\r\nLocation: /x\r\n\r\n", Ok((202, "")));
         check("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", Err("after 2 of 3"));
         check("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nok", Err("no number"));
-        check("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", Err("has 99999999999 bytes"));
-        check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Err("transfer encoding"));
+        check(
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+            Err("has 99999999999 bytes"),
+        );
+        check(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Err("transfer encoding"),
+        );
         check("HTTP/1.1 200 OK\r\nContent-Le", Err("within its head"));
         check("SSH-2.0-x\r\n", Err("no answer of HTTP"));
         check("", Err("no answer of HTTP"));

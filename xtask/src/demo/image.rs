@@ -89,7 +89,7 @@ pub(super) fn build(server: &Path) -> Result<Image> {
         .iter()
         .map(|files| archive(files, &mut seen))
         .collect::<Result<Vec<_>>>()?;
-    Ok(assemble(archives)?)
+    assemble(archives)
 }
 
 fn base_files() -> Files {
@@ -146,7 +146,9 @@ fn add(files: &mut Files, path: &Path) -> Result<()> {
 fn add_as(files: &mut Files, place: &str, source: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let content = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
-    let metadata = source.metadata().with_context(|| format!("cannot read {}", source.display()))?;
+    let metadata = source
+        .metadata()
+        .with_context(|| format!("cannot read {}", source.display()))?;
     let mode = metadata.permissions().mode() & 0o755;
     files.insert(without_root(Path::new(place)), Entry::File { content, mode });
     Ok(())
@@ -162,7 +164,11 @@ fn without_root(path: &Path) -> PathBuf {
 fn archive(files: &Files, seen: &mut BTreeSet<PathBuf>) -> Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, entry) in files {
-        let mut parents: Vec<&Path> = path.ancestors().skip(1).filter(|path| path.components().count() > 0).collect();
+        let mut parents: Vec<&Path> = path
+            .ancestors()
+            .skip(1)
+            .filter(|path| path.components().count() > 0)
+            .collect();
         parents.reverse();
         for parent in parents {
             if seen.insert(parent.to_path_buf()) && !files.contains_key(parent) {
@@ -289,7 +295,11 @@ mod tests {
         for entry in reader.entries().unwrap() {
             let entry = entry.unwrap();
             let path = entry.path().unwrap().into_owned();
-            assert!(folders.contains(path.parent().unwrap()), "{} comes too early", path.display());
+            assert!(
+                folders.contains(path.parent().unwrap()),
+                "{} comes too early",
+                path.display()
+            );
             if entry.header().entry_type().is_dir() {
                 assert!(folders.insert(path.clone()), "{} twice", path.display());
             }
@@ -298,7 +308,11 @@ mod tests {
             }
         }
         let shell = without_root(&fs::canonicalize("/bin/sh").unwrap());
-        assert!(regular.contains(&shell), "{} is missing from {regular:?}", shell.display());
+        assert!(
+            regular.contains(&shell),
+            "{} is missing from {regular:?}",
+            shell.display()
+        );
     }
 
     #[test]

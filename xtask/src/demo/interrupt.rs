@@ -53,7 +53,10 @@ pub(super) fn check() -> Result<()> {
 /// # Errors
 ///
 /// Where `look` fails, or the demo was asked to stop.
-pub(super) fn wait_for<Found>(limit: Duration, mut look: impl FnMut() -> Result<Option<Found>>) -> Result<Option<Found>> {
+pub(super) fn wait_for<Found>(
+    limit: Duration,
+    mut look: impl FnMut() -> Result<Option<Found>>,
+) -> Result<Option<Found>> {
     let started = Instant::now();
     loop {
         check()?;

@@ -38,7 +38,10 @@ impl Place {
         let lock_path = root.join("lock");
         let lock = File::create(&lock_path).with_context(|| format!("cannot create {}", lock_path.display()))?;
         if lock.try_lock().is_err() {
-            bail!("another demo plays in this checkout ({} is locked); wait for its end", lock_path.display());
+            bail!(
+                "another demo plays in this checkout ({} is locked); wait for its end",
+                lock_path.display()
+            );
         }
         // Two checkouts on one machine must not share a cgroup.
         let short = hex::encode(&Sha256::digest(root.as_os_str().as_encoded_bytes())[..4]);

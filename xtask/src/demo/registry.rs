@@ -28,7 +28,8 @@ impl Registry {
     }
 
     fn start_in(folder: &Path, cgroups: Option<&Cgroups>, log: &Path) -> Result<Self> {
-        let program = workspace::find_program("docker-registry").ok_or_else(|| anyhow!("no docker-registry: run `cargo xtask setup`"))?;
+        let program = workspace::find_program("docker-registry")
+            .ok_or_else(|| anyhow!("no docker-registry: run `cargo xtask setup`"))?;
         let port = daemon::free_port()?;
         let configuration = folder.join("config.yml");
         let text = format!(
@@ -40,10 +41,7 @@ impl Registry {
         command.arg("serve").arg(&configuration);
         let mut daemon = Daemon::start("docker-registry", &command, cgroups, log, None)?;
         daemon.wait_until(|| daemon::answers(port))?;
-        Ok(Self {
-            port,
-            _daemon: daemon,
-        })
+        Ok(Self { port, _daemon: daemon })
     }
 
     /// As image references begin: `127.0.0.1:PORT`.

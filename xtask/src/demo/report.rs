@@ -171,7 +171,10 @@ impl Report {
         let differences = EXPECTATIONS
             .iter()
             .find(|expectation| expectation.name == name)
-            .map_or_else(|| vec![format!("nobody expects {name}")], |expectation| compare(expectation, &observation));
+            .map_or_else(
+                || vec![format!("nobody expects {name}")],
+                |expectation| compare(expectation, &observation),
+            );
         self.observations.push((name, observation));
         differences
     }
@@ -186,7 +189,10 @@ impl Report {
                     None => vec!["not observed".to_owned()],
                 };
                 let observation = found.map(|(_, observation)| observation.clone()).unwrap_or_default();
-                let facts = observation.facts.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value)));
+                let facts = observation
+                    .facts
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), Value::String(value)));
                 Line {
                     step: expectation.step,
                     name: expectation.name,
@@ -252,11 +258,17 @@ impl Report {
 fn seen(line: &Line, expectation: &Expectation) -> String {
     let mut parts = Vec::new();
     parts.extend(line.wait_status.as_ref().map(WaitStatus::to_string));
-    parts.extend(line.mark_left.map(|left| if left { "mark left" } else { "no mark" }.to_owned()));
+    parts.extend(
+        line.mark_left
+            .map(|left| if left { "mark left" } else { "no mark" }.to_owned()),
+    );
     parts.extend(line.events.iter().map(|event| match event {
         Some(event) => format!(
             "event {}: {} {} ({})",
-            event.sequence, event.name(), event.reason, event.effective_action
+            event.sequence,
+            event.name(),
+            event.reason,
+            event.effective_action
         ),
         None => "no event".to_owned(),
     }));
@@ -286,7 +298,13 @@ fn compare(expectation: &Expectation, observation: &Observation) -> Vec<String> 
         });
     }
     if expectation.is_silent {
-        differences.extend(observation.events.iter().flatten().map(|event| format!("an event: {}", event.message)));
+        differences.extend(
+            observation
+                .events
+                .iter()
+                .flatten()
+                .map(|event| format!("an event: {}", event.message)),
+        );
     }
     for (index, wanted) in expectation.events.iter().enumerate() {
         match observation.events.get(index).and_then(Option::as_ref) {
@@ -309,7 +327,10 @@ mod tests {
     use super::*;
 
     fn expectation(name: &str) -> &'static Expectation {
-        EXPECTATIONS.iter().find(|expectation| expectation.name == name).unwrap()
+        EXPECTATIONS
+            .iter()
+            .find(|expectation| expectation.name == name)
+            .unwrap()
     }
 
     fn refused_wget() -> Observation {
@@ -349,7 +370,10 @@ mod tests {
     #[test]
     fn every_kind_of_difference_is_found() {
         check(|_| {}, None);
-        check(|seen| seen.status = Some(WaitStatus::Exit(0)), Some("exit 0 instead of"));
+        check(
+            |seen| seen.status = Some(WaitStatus::Exit(0)),
+            Some("exit 0 instead of"),
+        );
         check(|seen| seen.status = None, Some("no status"));
         check(|seen| seen.mark = Some(true), Some("left its mark"));
         check(|seen| seen.mark = None, Some("nobody looked"));
@@ -360,7 +384,10 @@ mod tests {
         };
         check(with(|event| event.reason = "origin".to_owned()), Some("origin"));
         check(with(|event| event.effective_action = "none".to_owned()), Some("none"));
-        check(with(|event| event.role = "elf-interpreter".to_owned()), Some("elf-interpreter"));
+        check(
+            with(|event| event.role = "elf-interpreter".to_owned()),
+            Some("elf-interpreter"),
+        );
     }
 
     #[test]

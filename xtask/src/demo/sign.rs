@@ -95,7 +95,11 @@ impl Signer {
             Self::Cosign { program, folder, name } => run_cosign(
                 Command::new(program)
                     .args(["sign", "-y", "--key", &format!("{name}.key")])
-                    .args(["--use-signing-config=false", "--tlog-upload=false", "--new-bundle-format=false"])
+                    .args([
+                        "--use-signing-config=false",
+                        "--tlog-upload=false",
+                        "--new-bundle-format=false",
+                    ])
                     .arg("--allow-insecure-registry")
                     .arg(format!("{reference}@{digest}"))
                     .current_dir(folder),
@@ -143,7 +147,11 @@ fn run_cosign(command: &mut Command) -> Result<()> {
     command.env("COSIGN_PASSWORD", "");
     let finished = daemon::finish(command, LIMIT)?;
     if !finished.status.success() {
-        bail!("`{}` failed: {}", crate::process::display(command), finished.stderr.trim());
+        bail!(
+            "`{}` failed: {}",
+            crate::process::display(command),
+            finished.stderr.trim()
+        );
     }
     Ok(())
 }
@@ -172,14 +180,22 @@ mod tests {
             let key = folder.path().join("key.pub");
             fs::write(&key, signer.public_key().unwrap()).unwrap();
             let created = daemon::finish(
-                Command::new(&cosign).args(["trusted-root", "create", "--out", "root.json"]).current_dir(folder.path()),
+                Command::new(&cosign)
+                    .args(["trusted-root", "create", "--out", "root.json"])
+                    .current_dir(folder.path()),
                 LIMIT,
             )
             .unwrap();
             assert!(created.status.success(), "{}", created.stderr);
             let mut command = Command::new(&cosign);
             command
-                .args(["verify", "--key", "key.pub", "--insecure-ignore-tlog", "--allow-insecure-registry"])
+                .args([
+                    "verify",
+                    "--key",
+                    "key.pub",
+                    "--insecure-ignore-tlog",
+                    "--allow-insecure-registry",
+                ])
                 .args(["--new-bundle-format=false", "--trusted-root", "root.json"])
                 .arg(format!("{}/signed@{}", registry.name(), image.digest()))
                 .current_dir(folder.path());

@@ -129,15 +129,25 @@ impl Play {
 
         say("the service is corrected: it names the image by its digest");
         self.apply(world, &self.image(), &self.exec_probe())?;
-        let service = world.central.wait_for_service(REPOSITORY, |reason| reason == "InForce")?;
+        let service = world
+            .central
+            .wait_for_service(REPOSITORY, |reason| reason == "InForce")?;
         world.central.show(&["policy", "list"])?;
-        let policy = world.central.policy(REPOSITORY)?.ok_or_else(|| anyhow!("the policy is not listed"))?;
+        let policy = world
+            .central
+            .policy(REPOSITORY)?
+            .ok_or_else(|| anyhow!("the policy is not listed"))?;
         for entry in policy["spec"]["entries"].as_array().into_iter().flatten() {
             let because = entry["because"][0].as_str().unwrap_or_default();
             let path = entry["path"].as_str().unwrap_or_default();
-            progress::quote(&format!("{path}  from {}: {because}", entry["from"].as_str().unwrap_or("any")));
+            progress::quote(&format!(
+                "{path}  from {}: {because}",
+                entry["from"].as_str().unwrap_or("any")
+            ));
         }
-        let message = condition(&service, "ImageVerified")["message"].as_str().unwrap_or_default();
+        let message = condition(&service, "ImageVerified")["message"]
+            .as_str()
+            .unwrap_or_default();
         let signed_by = message.rsplit(" signed by ").next().unwrap_or_default();
         world.note_facts(
             "policy-derived",
@@ -153,7 +163,10 @@ impl Play {
     fn found(&self, world: &mut World) -> Result<()> {
         heading(3, "The agent has the policy, and finds the containers when they start");
         let node = world.central.node()?;
-        say(&format!("tier {}, kernel {}", world.report.stage.tier, world.report.stage.kernel));
+        say(&format!(
+            "tier {}, kernel {}",
+            world.report.stage.tier, world.report.stage.kernel
+        ));
         let judged_before = verdicts(&world.agent_status()?);
         let reference = format!("{}/{}", world.registry.name(), self.image());
         let task = Task::begin("pull and start the containers");
@@ -165,7 +178,7 @@ impl Play {
         task.done("the servers answer");
         let container = world.wait_for_container(SERVICE, |container| !container["policy"].is_null())?;
         world.wait_for_container(REPLICA, |container| !container["policy"].is_null())?;
-        world.central.show(&["status"])?;
+        world.show_agent_status()?;
         let judged = verdicts(&world.agent_status()?) > judged_before;
         let policy = &container["policy"];
         let facts = vec![
@@ -210,7 +223,9 @@ impl Play {
     fn enforced(&self, world: &mut World) -> Result<()> {
         heading(5, "Enforce: set live, nothing restarts");
         let pid = world.agent.pid();
-        world.central.show(&["mode", "set", "--namespace", "payments", "enforce"])?;
+        world
+            .central
+            .show(&["mode", "set", "--namespace", "payments", "enforce"])?;
         let container = world.wait_for_container(SERVICE, |container| container["mode"] == "enforce")?;
         world.wait_for_container(REPLICA, |container| container["mode"] == "enforce")?;
         let same = pid.is_some() && pid == world.agent.pid();
@@ -218,7 +233,10 @@ impl Play {
             "enforce-set",
             vec![
                 ("mode", text(&container["mode"])),
-                ("agent", if same { "the same process" } else { "another process" }.to_owned()),
+                (
+                    "agent",
+                    if same { "the same process" } else { "another process" }.to_owned(),
+                ),
             ],
         );
         let attack = world.attacker.line();
@@ -248,7 +266,10 @@ impl Play {
     }
 
     fn probe_changed(&self, world: &mut World) -> Result<()> {
-        heading(6, "The exec probe becomes an HTTP probe: sh and curl are not needed any more");
+        heading(
+            6,
+            "The exec probe becomes an HTTP probe: sh and curl are not needed any more",
+        );
         let generation = |policy: Option<&Value>| policy.and_then(|policy| policy["spec"]["generation"].as_u64());
         let before = generation(world.central.policy(REPOSITORY)?.as_ref());
         let started = Instant::now();
@@ -333,7 +354,10 @@ fn stopped(world: &World, name: &str) -> Result<Vec<(&'static str, String)>> {
     };
     let ready = condition(&service, "Ready");
     let message = text(&ready["message"]);
-    say(&format!("service {name} stopped at {stopped_at} ({}):", text(&ready["reason"])));
+    say(&format!(
+        "service {name} stopped at {stopped_at} ({}):",
+        text(&ready["reason"])
+    ));
     progress::quote(&message);
     let policy = world.central.policy(name)?;
     Ok(vec![
@@ -345,7 +369,10 @@ fn stopped(world: &World, name: &str) -> Result<Vec<(&'static str, String)>> {
 }
 
 fn entries(policy: &Value) -> String {
-    let entries = policy["spec"]["entries"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let entries = policy["spec"]["entries"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let mut paths: Vec<_> = entries.iter().map(|entry| text(&entry["path"])).collect();
     paths.sort();
     paths.join(" ")

@@ -12,8 +12,7 @@ use super::{
     containerd::Containerd,
     events::{Events, Since},
     expectations::EXPECTATIONS,
-    http,
-    interrupt,
+    http, interrupt,
     place::Place,
     progress,
     registry::Registry,
@@ -85,7 +84,9 @@ impl World {
         let mut events = Vec::new();
         for expectation in EXPECTATIONS.iter().filter(|expectation| expectation.name == name) {
             for wanted in expectation.events {
-                let event = self.events.find(since, |event| is_about(event, wanted.path, wanted.role))?;
+                let event = self
+                    .events
+                    .find(since, |event| is_about(event, wanted.path, wanted.role))?;
                 events.push(event);
             }
             if expectation.is_silent {
@@ -102,7 +103,11 @@ impl World {
         // After the events: whatever was going to leave a mark has done so by then.
         let mark = mark.map(|mark| self.containerd.marks().join(mark).exists());
         if let Some(left) = mark {
-            progress::say(if left { "the canary left its mark" } else { "the canary left no mark" });
+            progress::say(if left {
+                "the canary left its mark"
+            } else {
+                "the canary left no mark"
+            });
         }
         self.observe(
             name,
@@ -201,6 +206,16 @@ impl World {
         self.central.ask_agent(&socket, &["status"])
     }
 
+    /// Shows what a person on the node would see.
+    ///
+    /// # Errors
+    ///
+    /// Where the agent cannot be asked.
+    pub(super) fn show_agent_status(&self) -> Result<()> {
+        let socket = self.place.socket("agent").display().to_string();
+        self.central.show(&["--agent", &socket, "status"])
+    }
+
     /// The HTTP status of the server's health page.
     pub(super) fn healthz(&self, listen: &str) -> String {
         match http::get(&format!("http://{listen}/healthz"), "*/*") {
@@ -213,7 +228,9 @@ impl World {
     ///
     /// Where the server does not come up.
     pub(super) fn wait_for_server(&self, listen: &str) -> Result<()> {
-        let up = interrupt::wait_for(Duration::from_secs(20), || Ok((self.healthz(listen) == "200").then_some(())))?;
+        let up = interrupt::wait_for(Duration::from_secs(20), || {
+            Ok((self.healthz(listen) == "200").then_some(()))
+        })?;
         match up {
             Some(()) => Ok(()),
             None => bail!("the server at {listen} does not answer: {}", self.healthz(listen)),
@@ -226,7 +243,9 @@ impl World {
     ///
     /// Where the server does not do it.
     pub(super) fn upload(&self, listen: &str, path: &str, content: &[u8]) -> Result<()> {
-        progress::say(&format!("$ curl --data-binary @file http://{listen}/upload?path={path}"));
+        progress::say(&format!(
+            "$ curl --data-binary @file http://{listen}/upload?path={path}"
+        ));
         let answer = http::post(&format!("http://{listen}/upload?path={path}"), content)?;
         if answer.status != 200 {
             bail!("the server could not write {path}: {}", answer.body.trim());
@@ -280,9 +299,13 @@ fn is_about(event: &Value, path: &str, role: &str) -> bool {
 }
 
 fn shown(program: &[&str]) -> String {
-    let quoted = program
-        .iter()
-        .map(|word| if word.contains(' ') { format!("'{word}'") } else { (*word).to_owned() });
+    let quoted = program.iter().map(|word| {
+        if word.contains(' ') {
+            format!("'{word}'")
+        } else {
+            (*word).to_owned()
+        }
+    });
     quoted.collect::<Vec<_>>().join(" ")
 }
 
@@ -295,7 +318,11 @@ mod tests {
     #[track_caller]
     fn check(path: &str, as_passed: &str, wanted: &str, expected: bool) {
         let event = json!({"violation": {"role": "target", "path": path, "pathAsPassed": as_passed}});
-        assert_eq!(is_about(&event, wanted, "target"), expected, "{path} {as_passed} {wanted}");
+        assert_eq!(
+            is_about(&event, wanted, "target"),
+            expected,
+            "{path} {as_passed} {wanted}"
+        );
         assert!(!is_about(&event, wanted, "elf-interpreter"));
     }
 

@@ -49,8 +49,10 @@ counters! {
     panicked,
     /// Answered with the failure at once because every judging thread hangs.
     stalled,
-    /// Files whose file system's device was not found out.
+    /// Answered with the failure because it was not found out which file it is.
     unplaced,
+    /// Answered with the failure because a thread ended that had it.
+    lost,
     /// Ignore marks that the kernel refused; the file is asked for again.
     ignore_failed,
     /// Answers that the kernel did not take.

@@ -153,8 +153,8 @@ impl EventLoop {
                 continue;
             }
             self.pending.push_back((deadline, Arc::downgrade(&pending)));
-            if !self.workers.judge(pending.clone()) && pending.fail().is_some() {
-                counters.stalled.increment();
+            if !self.workers.judge(pending.clone()) {
+                pending.fail(&counters.stalled);
             }
         }
         Ok(())
@@ -168,11 +168,9 @@ impl EventLoop {
                 return;
             }
             self.pending.pop_front();
-            let Some(was_judging) = pending.and_then(|pending| pending.fail()) else {
-                continue;
-            };
-            self.common.counters.timed_out.increment();
-            if was_judging {
+            let counters = &self.common.counters;
+            let was_judging = pending.and_then(|pending| pending.fail(&counters.timed_out));
+            if was_judging == Some(true) {
                 self.workers.replace();
             }
         }

@@ -37,7 +37,9 @@ use std::{
 };
 
 pub use self::counters::Counts;
-use self::{counters::Counters, event_loop::EventLoop, group::SharedGroup, root::Protected, watched::Watched};
+use self::{
+    counters::Counters, event_loop::EventLoop, group::SharedGroup, place::Placer, root::Protected, watched::Watched,
+};
 use crate::{error_chain::ErrorChain, kernel::fanotify::Group};
 
 /// Decides about files that are opened for execution. Called from several threads at once.
@@ -45,7 +47,7 @@ pub trait Judge: Send + Sync {
     /// Which answer, for an exec that opens `file`.
     ///
     /// `pid` is the process that opens, as the agent's PID namespace numbers it (0: not to be seen there). `device` is the file
-    /// system's (`s_dev`, major << 20 | minor; 0: not found out), `inode` the file's number on it.
+    /// system's own (`s_dev`, major << 20 | minor; not always what stat shows), `inode` the file's number on it.
     ///
     /// Must not open files on a watched file system by path, nor start a program from one: read `file`. May not return in time: then
     /// the failure is answered, and what is returned later has no effect. May panic: likewise.
@@ -189,11 +191,13 @@ impl Front {
     /// # Errors
     /// Likewise.
     pub fn start_with(judge: Arc<dyn Judge>, options: Options) -> Result<Self, FrontError> {
-        let protected = Protected::find()?;
+        let placer = Placer::new().map_err(FrontError::Unsupported)?;
+        let protected = Protected::find(&placer)?;
         let group = Arc::new(SharedGroup::new(Group::open().map_err(FrontError::Unsupported)?));
         let (watched, counters) = (Arc::new(Watched::default()), Arc::new(Counters::default()));
         let (stopped, stop) = io::pipe().map_err(FrontError::Thread)?;
-        let workers = workers::Workers::start(judge, watched.clone(), counters.clone()).map_err(FrontError::Thread)?;
+        let workers =
+            workers::Workers::start(judge, watched.clone(), placer, counters.clone()).map_err(FrontError::Thread)?;
         let event_loop = EventLoop::new(group.clone(), workers, counters.clone(), options, stopped);
         let thread = event_loop.start().map_err(FrontError::Thread)?;
         Ok(Self {

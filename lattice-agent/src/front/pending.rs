@@ -1,6 +1,7 @@
 //! One question, answered exactly once: by the judge, by the clock, or, where it was lost, when it is dropped.
 
 use std::{
+    io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
         Arc,
@@ -8,7 +9,12 @@ use std::{
     },
 };
 
-use super::{Answer, Failure, counters::Counters, group::SharedGroup, warn};
+use super::{
+    Answer, Failure,
+    counters::{Counter, Counters},
+    group::SharedGroup,
+    warn,
+};
 use crate::kernel::{fanotify::Question, pidfd};
 
 const WAITING: u8 = 0;
@@ -91,12 +97,14 @@ impl Pending {
         }
     }
 
-    /// Gives the failure as answer, and says whether it was being judged; `None` where it has been answered.
-    pub(super) fn fail(&self) -> Option<bool> {
+    /// Gives the failure as answer, counts why, and says whether it was being judged; `None` where it has been answered.
+    pub(super) fn fail(&self, cause: &Counter) -> Option<bool> {
         let was_judging = match self.stage.swap(SETTLED, Ordering::AcqRel) {
             SETTLED => return None,
             stage => stage == JUDGING,
         };
+        // Before the answer: who waited for it may look at the counts.
+        cause.increment();
         self.answer(self.common.failure == Failure::Allow);
         Some(was_judging)
     }
@@ -109,10 +117,14 @@ impl Pending {
             &counters.denied
         }
         .increment();
-        if let Err(error) = self.common.group.with(|group| group.answer(self.file(), is_allowed)) {
+        match self.common.group.with(|group| group.answer(self.file(), is_allowed)) {
+            Ok(()) => {}
             // A closed group has let everything go on.
-            counters.answer_failed.increment();
-            warn("an answer to fanotify was not taken", &error);
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            Err(error) => {
+                counters.answer_failed.increment();
+                warn("an answer to fanotify was not taken", &error);
+            }
         }
     }
 
@@ -153,7 +165,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         // Lost on the way: a thread ended that should not have.
-        self.fail();
+        self.fail(&self.common.counters.lost);
         self.common.held.fetch_sub(1, Ordering::Relaxed);
     }
 }

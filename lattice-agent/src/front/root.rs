@@ -12,12 +12,15 @@ use std::{
 use nix::{
     fcntl::{OFlag, open as open_file},
     sys::{
-        stat::{Mode, fstat, major, minor},
+        stat::Mode,
         statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs},
     },
 };
 
-use super::{FrontError, place};
+use super::{
+    FrontError,
+    place::{Placer, by_stat, root_devices},
+};
 
 /// Devices that are never watched, each with who lives there.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ pub(super) struct Protected(Vec<(u32, String)>);
 
 impl Protected {
     /// The host's root as process 1 has it, the agent's own, and its program's.
-    pub(super) fn find() -> Result<Self, FrontError> {
+    pub(super) fn find(placer: &Placer) -> Result<Self, FrontError> {
         let mut devices = Vec::new();
         for (path, owner) in [("/", "the agent's root"), ("/proc/self/exe", "the agent's program")] {
             let failed = |source| FrontError::Protected {
@@ -35,18 +38,16 @@ impl Protected {
             let file = open_file(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(io::Error::from)
                 .map_err(failed)?;
-            devices.push((stat_device(file.as_fd()).map_err(failed)?, owner.to_owned()));
             // Of a file, stat may show a layer's device instead of the overlay's.
-            if let Some(device) = place::by_mount(file.as_fd(), "self").map_err(failed)? {
-                devices.push((device, owner.to_owned()));
-            }
+            let (device, _) = placer.by_kernel(file.as_fd()).map_err(failed)?;
+            devices.push((device, owner.to_owned()));
         }
         // Not by /proc/1/root, which is not to be opened by everybody who may watch.
         let failed = |source| FrontError::Protected {
             path: PathBuf::from("/proc/1/mountinfo"),
             source,
         };
-        let host_roots = place::root_devices(&fs::read("/proc/1/mountinfo").map_err(failed)?);
+        let host_roots = root_devices(&fs::read("/proc/1/mountinfo").map_err(failed)?);
         if host_roots.is_empty() {
             return Err(failed(io::Error::other("it names no root")));
         }
@@ -97,7 +98,7 @@ pub(super) fn open(root: &Path, protected: &Protected) -> Result<Root, FrontErro
         });
     }
     // Of a folder, an overlay shows its own device.
-    let device = stat_device(folder.as_fd()).map_err(|source| FrontError::Open {
+    let (device, _) = by_stat(folder.as_fd()).map_err(|source| FrontError::Open {
         root: root.to_path_buf(),
         source,
     })?;
@@ -112,25 +113,16 @@ pub(super) fn open(root: &Path, protected: &Protected) -> Result<Root, FrontErro
     Ok(Root { folder, device })
 }
 
-/// Device and inode by stat, the device as the kernel counts it.
-pub(super) fn stat_identity(file: BorrowedFd<'_>) -> io::Result<(u32, u64)> {
-    let stat = fstat(file)?;
-    // The kernel has 12 bits of major and 20 of minor.
-    let device = (major(stat.st_dev) << 20 | minor(stat.st_dev)) as u32;
-    Ok((device, stat.st_ino))
-}
-
-fn stat_device(file: BorrowedFd<'_>) -> io::Result<u32> {
-    stat_identity(file).map(|(device, _)| device)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_hosts_and_the_agents_file_systems_are_refused() {
-        let protected = match Protected::find() {
+        let protected = match Placer::new()
+            .map_err(FrontError::Unsupported)
+            .and_then(|placer| Protected::find(&placer))
+        {
             Ok(protected) => protected,
             Err(error) => {
                 return println!("skipped: the_hosts_and_the_agents_file_systems_are_refused: {error}");

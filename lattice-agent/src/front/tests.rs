@@ -372,16 +372,20 @@ fn agent(name: &str) {
     let root = env::var_os(ROOT).expect("the test names the root");
     let root = Path::new(&root);
     let heartbeat = watchdog::spawn(&[name, "--nocapture", "--test-threads=1"]).unwrap();
-    let judge = Recorder::new(|_: &Asked| Answer::Deny);
-    let front = Front::start_with(
-        judge,
-        Options {
-            heartbeat: Some(heartbeat),
-            ..Options::default()
-        },
-    )
-    .unwrap();
+    let first = heartbeat.process_id().expect("it was started").cast_signed();
+    let options = Options {
+        heartbeat: Some(heartbeat),
+        ..Options::default()
+    };
+    let front = Front::start_with(Recorder::new(|_: &Asked| Answer::Deny), options).unwrap();
     front.watch(root, 1).unwrap();
+    // The watchdog that is to act is the second: the first one is ended, and replaced.
+    crate::kernel::pidfd::kill(crate::kernel::pidfd::open(first).unwrap().as_fd()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while front.counts().watchdog_restarted == 0 {
+        assert!(Instant::now() < deadline, "the watchdog is not replaced");
+        thread::sleep(Duration::from_millis(20));
+    }
     fs::write(root.parent().expect("below the scratch folder").join("ready"), "").unwrap();
     thread::sleep(Duration::from_secs(60));
     panic!("the test did not stop the agent");

@@ -40,7 +40,7 @@ pub(super) const BEAT: Duration = Duration::from_secs(1);
 const SLICE_MILLISECONDS: u16 = 500;
 /// Slices of silence until the agent is killed: 3 seconds.
 const SILENT_SLICES: u32 = 6;
-/// How soon a watchdog that is gone is replaced.
+/// How soon it is tried again where a watchdog could not be started. One that ended is replaced at once.
 const RESTART_PAUSE: Duration = Duration::from_secs(10);
 
 /// The agent's end. Given to the front in its options.
@@ -108,6 +108,14 @@ fn start(arguments: &[String]) -> io::Result<Running> {
 }
 
 impl Heartbeat {
+    /// The watchdog's process, as long as it is known to run.
+    pub fn process_id(&self) -> Option<u32> {
+        match &self.state {
+            State::Running(running) => Some(running.child.id()),
+            State::Starting(_) | State::Gone(_) => None,
+        }
+    }
+
     /// Beats where it is time, without waiting.
     pub(super) fn beat(&mut self, restarts: &Counter) {
         let now = Instant::now();

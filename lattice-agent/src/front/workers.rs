@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use super::{Answer, Judge, counters::Counters, pending::Pending, place::place, warn, watched::Watched};
+use super::{Answer, Judge, counters::Counters, pending::Pending, place::Placer, warn, watched::Watched};
 
 /// Questions judged at once: one large file that is hashed must not hold up the others.
 const THREADS: usize = 4;
@@ -26,6 +26,7 @@ pub(super) struct Workers {
 struct Shared {
     judge: Arc<dyn Judge>,
     watched: Arc<Watched>,
+    placer: Placer,
     counters: Arc<Counters>,
     queue: Mutex<Receiver<Arc<Pending>>>,
     crew: Mutex<Crew>,
@@ -48,7 +49,12 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Workers {
-    pub(super) fn start(judge: Arc<dyn Judge>, watched: Arc<Watched>, counters: Arc<Counters>) -> io::Result<Self> {
+    pub(super) fn start(
+        judge: Arc<dyn Judge>,
+        watched: Arc<Watched>,
+        placer: Placer,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
         let (queue, receiver) = mpsc::channel();
         let crew = Mutex::new(Crew {
             working: THREADS,
@@ -57,6 +63,7 @@ impl Workers {
         let shared = Arc::new(Shared {
             judge,
             watched,
+            placer,
             counters,
             queue: Mutex::new(receiver),
             crew,
@@ -127,33 +134,19 @@ impl Shared {
     /// `false` where the clock was faster.
     fn judge(&self, pending: &Pending) -> bool {
         let Some(flushes) = pending.begin() else { return true };
-        let judged = catch_unwind(AssertUnwindSafe(|| self.ask(pending)));
-        match judged {
-            Ok(Some(answer)) => pending.settle(answer, flushes),
-            Ok(None) => pending.fail().is_some(),
-            Err(_) => {
-                let was_first = pending.fail().is_some();
-                if was_first {
-                    self.counters.panicked.increment();
-                }
-                was_first
+        let counters = &self.counters;
+        match catch_unwind(AssertUnwindSafe(|| self.ask(pending))) {
+            Ok(Ok(answer)) => pending.settle(answer, flushes),
+            Ok(Err(error)) => {
+                warn("cannot find out which file is to be executed", &error);
+                pending.fail(&counters.unplaced).is_some()
             }
+            Err(_) => pending.fail(&counters.panicked).is_some(),
         }
     }
 
-    fn ask(&self, pending: &Pending) -> Option<Answer> {
-        match place(&self.watched, pending.file(), pending.pid) {
-            Ok((device, inode)) => {
-                if device == 0 {
-                    self.counters.unplaced.increment();
-                }
-                Some(self.judge.judge(pending.pid, pending.file(), device, inode))
-            }
-            Err(error) => {
-                self.counters.unplaced.increment();
-                warn("cannot stat a file that is to be executed", &error);
-                None
-            }
-        }
+    fn ask(&self, pending: &Pending) -> io::Result<Answer> {
+        let (device, inode) = self.placer.place(&self.watched, pending.file())?;
+        Ok(self.judge.judge(pending.pid, pending.file(), device, inode))
     }
 }

@@ -270,7 +270,6 @@ impl<A: Fn(&Asked) -> Option<Answer> + Send + Sync> Recorder<A> {
 }
 
 impl Recorder<()> {
-    #[expect(clippy::new_ret_no_self, reason = "the closure's type has no name")]
     pub(super) fn new(
         answer: impl Fn(&Asked) -> Answer + Send + Sync,
     ) -> Arc<Recorder<impl Fn(&Asked) -> Option<Answer> + Send + Sync>> {

@@ -102,7 +102,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let failures: usize = report.kernels.iter().map(|kernel| kernel.failures.len()).sum();
     // A missed goal is a result; a part that could not be measured is none.
-    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failures == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn measure(arguments: &Arguments, series: &str) -> Result<KernelReport> {
@@ -128,10 +132,19 @@ fn measure(arguments: &Arguments, series: &str) -> Result<KernelReport> {
 fn revision() -> String {
     let git = |words: &[&str]| first_line(Command::new("git").current_dir(workspace::root()).args(words));
     let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
-    format!("{}{}", git(&["rev-parse", "--short=12", "HEAD"]), if changed.is_empty() { "" } else { "+" })
+    format!(
+        "{}{}",
+        git(&["rev-parse", "--short=12", "HEAD"]),
+        if changed.is_empty() { "" } else { "+" }
+    )
 }
 
 /// Empty where the program is missing or fails: it only names a circumstance.
 fn first_line(command: &mut Command) -> String {
-    process::capture(command).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+    process::capture(command)
+        .unwrap_or_default()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -41,15 +41,51 @@ const FOOTPRINT: &str = "footprint";
 
 /// All of them, in the requirements' order.
 pub(super) const GOALS: [Goal; 9] = [
-    goal("P1", "BPF instructions of an allowed exec, warm", (WARM, "bpf_instructions", 1), 3000.0, ""),
-    goal("P1", "agent CPU of an allowed exec", (WARM, "agent_instructions", 1), 20_000.0, "instructions"),
-    goal("P2", "execs lost in monitor", (IN_CONTAINER, "monitor_loss_percent", 1), 1.0, "%"),
-    goal("P2", "execs lost in enforce", (IN_CONTAINER, "enforce_loss_percent", 1), 1.5, "%"),
+    goal(
+        "P1",
+        "BPF instructions of an allowed exec, warm",
+        (WARM, "bpf_instructions", 1),
+        3000.0,
+        "",
+    ),
+    goal(
+        "P1",
+        "agent CPU of an allowed exec",
+        (WARM, "agent_instructions", 1),
+        20_000.0,
+        "instructions",
+    ),
+    goal(
+        "P2",
+        "execs lost in monitor",
+        (IN_CONTAINER, "monitor_loss_percent", 1),
+        1.0,
+        "%",
+    ),
+    goal(
+        "P2",
+        "execs lost in enforce",
+        (IN_CONTAINER, "enforce_loss_percent", 1),
+        1.5,
+        "%",
+    ),
     goal("P3", "agent's memory (VmRSS)", (FOOTPRINT, "rss_mib", 250), 32.0, "MiB"),
     goal("P3", "maps", (FOOTPRINT, "maps_mib", 250), 8.0, "MiB"),
     goal("P3", "CPU at rest", (FOOTPRINT, "idle_cpu_percent", 250), 0.3, "%"),
-    goal("P3", "start to protected, one container", ("start", "start_seconds", 1), 1.0, "s"),
-    goal("P3", "start to protected, 250 × 100", ("start", "start_seconds", 250), 1.0, "s"),
+    goal(
+        "P3",
+        "start to protected, one container",
+        ("start", "start_seconds", 1),
+        1.0,
+        "s",
+    ),
+    goal(
+        "P3",
+        "start to protected, 250 × 100",
+        ("start", "start_seconds", 250),
+        1.0,
+        "s",
+    ),
 ];
 
 impl Goal {

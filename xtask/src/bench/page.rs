@@ -57,7 +57,10 @@ pub(super) fn tables(report: &Report) -> String {
     programs(&mut text, report);
     for kernel in &report.kernels {
         for failure in &kernel.failures {
-            line(&mut text, &format!("\n**Not measured on {}:** {failure}", kernel.series));
+            line(
+                &mut text,
+                &format!("\n**Not measured on {}:** {failure}", kernel.series),
+            );
         }
         for note in notes(kernel) {
             line(&mut text, &format!("\nOn {}: {note}.", kernel.series));

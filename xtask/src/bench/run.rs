@@ -59,7 +59,14 @@ impl fmt::Display for Part {
 pub(super) fn build() -> Result<()> {
     build_ebpf::run(&build_ebpf::Arguments::quiet())?;
     let mut cargo = build::cargo();
-    cargo.args(["build", "--quiet", "--package", "lattice-agent", "--package", "latticectl"]);
+    cargo.args([
+        "build",
+        "--quiet",
+        "--package",
+        "lattice-agent",
+        "--package",
+        "latticectl",
+    ]);
     process::execute(&mut cargo)?;
     process::execute(build::cargo().args(["build", "--quiet", "--package", "lattice-tests", "--bin", GUEST_PROGRAM]))
 }
@@ -73,8 +80,16 @@ pub(super) fn in_guest(part: Part, series: &str, quick: bool, measurements: &mut
     let sha256sum = workspace::find_program("sha256sum").context("no sha256sum on PATH")?;
     let mut xtask = Command::new(std::env::current_exe().context("cannot find our own program")?);
     xtask.args(["vm", "--no-build", "--kernel", series]);
-    xtask.args(["--timeout", &LIMIT_SECONDS.to_string(), "--memory", &MEMORY_MIB.to_string()]);
-    for (host, guest) in [(workspace::host_program(GUEST_PROGRAM), GUEST_PROGRAM), (sha256sum, "sha256sum")] {
+    xtask.args([
+        "--timeout",
+        &LIMIT_SECONDS.to_string(),
+        "--memory",
+        &MEMORY_MIB.to_string(),
+    ]);
+    for (host, guest) in [
+        (workspace::host_program(GUEST_PROGRAM), GUEST_PROGRAM),
+        (sha256sum, "sha256sum"),
+    ] {
         xtask.args(["--copy", &format!("{}:/opt/bench/{guest}", host.display())]);
     }
     if part.counts() {
@@ -94,8 +109,8 @@ pub(super) fn in_guest(part: Part, series: &str, quick: bool, measurements: &mut
         let line = line.context("cannot read what the guest says")?;
         match line.strip_prefix(LINE_PREFIX) {
             Some(json) => {
-                let measurement: Measurement =
-                    serde_json::from_str(json).with_context(|| format!("the guest's measurement is no such: {json}"))?;
+                let measurement: Measurement = serde_json::from_str(json)
+                    .with_context(|| format!("the guest's measurement is no such: {json}"))?;
                 eprintln!("bench:   {}", measurement.case);
                 measurements.push(measurement);
             }

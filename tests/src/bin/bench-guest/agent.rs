@@ -50,14 +50,10 @@ impl Agent {
         let mut command = Command::new("sh");
         // The shell moves itself and then becomes the agent: every instruction is on the cgroup's account.
         fs::create_dir_all(AGENT_CGROUP).with_context(|| format!("cannot create {AGENT_CGROUP}"))?;
-        command.arg("-c").arg(format!("echo 0 >{AGENT_CGROUP}/cgroup.procs; exec \"$@\"")).args([
-            "sh",
-            "lattice-agent",
-            "run",
-            "--state",
-            STATE,
-            "--policies",
-        ]);
+        command
+            .arg("-c")
+            .arg(format!("echo 0 >{AGENT_CGROUP}/cgroup.procs; exec \"$@\""))
+            .args(["sh", "lattice-agent", "run", "--state", STATE, "--policies"]);
         command.arg(stage.policies());
         for container in 0..containers {
             let folder = cgroup(container);
@@ -74,7 +70,11 @@ impl Agent {
             .stderr(log)
             .spawn()
             .context("cannot start the agent")?;
-        let mut agent = Self { child, start_duration: Duration::ZERO, start_cpu: Duration::ZERO };
+        let mut agent = Self {
+            child,
+            start_duration: Duration::ZERO,
+            start_cpu: Duration::ZERO,
+        };
         agent.wait_for(READY, 0)?;
         agent.start_duration = started.elapsed();
         agent.start_cpu = cpu()?.saturating_sub(cpu_before);
@@ -98,7 +98,11 @@ impl Agent {
             if let Some(status) = self.child.try_wait().context("cannot wait for the agent")? {
                 bail!("the agent ended ({status}):\n{}", log_tail());
             }
-            ensure!(Instant::now() < deadline, "the agent did not say {words:?}:\n{}", log_tail());
+            ensure!(
+                Instant::now() < deadline,
+                "the agent did not say {words:?}:\n{}",
+                log_tail()
+            );
             thread::sleep(POLL_INTERVAL);
         }
         Ok(())
@@ -114,7 +118,14 @@ impl Agent {
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         status
             .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok())
+            .find_map(|line| {
+                line.strip_prefix(field)?
+                    .strip_prefix(':')?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse()
+                    .ok()
+            })
             .with_context(|| format!("{path} has no {field}"))
     }
 
@@ -155,8 +166,11 @@ impl Agent {
     /// Where something stays.
     pub(crate) fn remove(self) -> Result<()> {
         self.kill()?;
-        let removed =
-            Command::new("lattice-agent").arg("uninstall").stdout(Stdio::null()).status().context("cannot uninstall")?;
+        let removed = Command::new("lattice-agent")
+            .arg("uninstall")
+            .stdout(Stdio::null())
+            .status()
+            .context("cannot uninstall")?;
         ensure!(removed.success(), "uninstall ended with {removed}");
         fs::remove_dir_all(STATE).with_context(|| format!("cannot remove {STATE}"))?;
         for _ in 0..200 {
@@ -177,13 +191,21 @@ impl Agent {
 pub(crate) fn cpu() -> Result<Duration> {
     let path = Path::new(AGENT_CGROUP).join("cpu.stat");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let micros = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
-    Ok(Duration::from_micros(micros.with_context(|| format!("{} has no usage_usec", path.display()))?))
+    let micros = text
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+    Ok(Duration::from_micros(
+        micros.with_context(|| format!("{} has no usage_usec", path.display()))?,
+    ))
 }
 
 /// Errors that the agent has logged.
 pub(crate) fn logged_errors() -> Vec<String> {
-    log_text().lines().filter(|line| line.contains("ERROR")).map(str::to_owned).collect()
+    log_text()
+        .lines()
+        .filter(|line| line.contains("ERROR"))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn log_text() -> String {

@@ -67,7 +67,8 @@ pub(crate) fn measure(
     run(program, place, WARM_UP.min(cycles), allowed, None, settle)?;
     let short = sample(SHORT)?;
     let long = sample(SHORT + cycles)?;
-    let per_cycle = |long: Duration, short: Duration| (long.as_nanos() as f64 - short.as_nanos() as f64) / cycles as f64;
+    let per_cycle =
+        |long: Duration, short: Duration| (long.as_nanos() as f64 - short.as_nanos() as f64) / cycles as f64;
     let mut cost = Cost {
         cycle_nanos: per_cycle(long.elapsed, short.elapsed),
         agent_nanos: per_cycle(long.agent, short.agent),
@@ -120,7 +121,10 @@ fn run(
     let mut command = match place {
         Place::Container(container) => {
             let mut shell = Command::new("sh");
-            let enter = format!("echo 0 >{}/cgroup.procs; exec \"$@\"", agent::cgroup(container).display());
+            let enter = format!(
+                "echo 0 >{}/cgroup.procs; exec \"$@\"",
+                agent::cgroup(container).display()
+            );
             shell.args(["-c", &enter, "sh"]).arg(Program::Spin.path());
             shell
         }
@@ -137,13 +141,25 @@ fn run(
     let good = elf::good_ones(&output.stdout)
         .with_context(|| format!("the loop around {program:?} ended with {}", output.status))?;
     let expected = if allowed { count } else { 0 };
-    ensure!(good == expected, "{program:?} in {place:?}: {good} of {count} execs ran instead of {expected}");
+    ensure!(
+        good == expected,
+        "{program:?} in {place:?}: {good} of {count} execs ran instead of {expected}"
+    );
     let mut work = programs.map(Programs::read).transpose()?.unwrap_or_default();
     for (name, work) in &mut work {
         let before = work_before.get(name).copied().unwrap_or_default();
         work.runs -= before.runs;
         work.nanos -= before.nanos;
     }
-    let agent = settle.map(|_| agent::cpu()).transpose()?.unwrap_or_default().saturating_sub(agent_before);
-    Ok(Sample { elapsed, agent, wall, work })
+    let agent = settle
+        .map(|_| agent::cpu())
+        .transpose()?
+        .unwrap_or_default()
+        .saturating_sub(agent_before);
+    Ok(Sample {
+        elapsed,
+        agent,
+        wall,
+        work,
+    })
 }

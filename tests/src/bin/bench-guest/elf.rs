@@ -163,7 +163,11 @@ mod tests {
         write(&path("loader"), &loader()).unwrap();
         write(&path("dynamic"), &dynamic_program(&path("loader"))).unwrap();
         for (program, good) in [("static", 12), ("dynamic", 12), ("missing", 0)] {
-            let output = Command::new(path("spin")).arg("12").arg(path(program)).output().unwrap();
+            let output = Command::new(path("spin"))
+                .arg("12")
+                .arg(path(program))
+                .output()
+                .unwrap();
             assert!(output.status.success(), "{program}: {}", output.status);
             assert_eq!(good_ones(&output.stdout), Some(good), "{program}");
         }

@@ -49,7 +49,10 @@ fn main() -> ExitCode {
 ///
 /// Where it cannot be written as JSON, which a figure that is no number brings about.
 fn tell(measurement: &Measurement) -> Result<()> {
-    println!("{LINE_PREFIX}{}", serde_json::to_string(measurement).context("a measurement is no JSON")?);
+    println!(
+        "{LINE_PREFIX}{}",
+        serde_json::to_string(measurement).context("a measurement is no JSON")?
+    );
     Ok(())
 }
 

@@ -72,7 +72,10 @@ impl Stage {
         for folder in ["lower", "upper", "work", "merged", "policies"] {
             fs::create_dir_all(root.join(folder)).with_context(|| format!("cannot create {ROOT}/{folder}"))?;
         }
-        let mut stage = Self { entries: Vec::new(), policies: root.join("policies") };
+        let mut stage = Self {
+            entries: Vec::new(),
+            policies: root.join("policies"),
+        };
         let lower = root.join("lower");
         let any = "target, script-interpreter";
         let loader = root.join("merged/loader");
@@ -88,13 +91,23 @@ impl Stage {
             stage.put(&lower.join(name), &content, Some(roles))?;
         }
         for bytes in TMPFS_BYTES {
-            stage.put(&Program::OnTmpfs(bytes).path(), &elf::static_program(bytes, 2), Some("target"))?;
+            stage.put(
+                &Program::OnTmpfs(bytes).path(),
+                &elf::static_program(bytes, 2),
+                Some("target"),
+            )?;
         }
         stage.put(&lower.join("unlisted"), &elf::static_program(SMALL_BYTES, 3), None)?;
-        stage.put(&lower.join("unlisted-size"), &elf::static_program(UNLISTED_BYTES, 4), None)?;
+        stage.put(
+            &lower.join("unlisted-size"),
+            &elf::static_program(UNLISTED_BYTES, 4),
+            None,
+        )?;
         let mounted = Command::new("mount")
             .args(["-t", "overlay", "-o"])
-            .arg(format!("lowerdir={ROOT}/lower,upperdir={ROOT}/upper,workdir={ROOT}/work"))
+            .arg(format!(
+                "lowerdir={ROOT}/lower,upperdir={ROOT}/upper,workdir={ROOT}/work"
+            ))
             .args(["overlay", &format!("{ROOT}/merged")])
             .status()
             .context("cannot start mount")?;

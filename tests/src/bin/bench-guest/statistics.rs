@@ -61,7 +61,11 @@ impl Programs {
         if programs.is_empty() || links.is_empty() {
             bail!("no BPF program of ours is loaded");
         }
-        Ok(Self { _programs: programs, _links: links, names })
+        Ok(Self {
+            _programs: programs,
+            _links: links,
+            names,
+        })
     }
 
     /// What each program has done.
@@ -146,7 +150,10 @@ fn own_descriptors() -> Result<Vec<BTreeMap<String, u64>>> {
 }
 
 fn ids(descriptors: &[BTreeMap<String, u64>], field: &str) -> BTreeSet<u64> {
-    descriptors.iter().filter_map(|fields| fields.get(field).copied()).collect()
+    descriptors
+        .iter()
+        .filter_map(|fields| fields.get(field).copied())
+        .collect()
 }
 
 fn numbers(text: &str) -> BTreeMap<String, u64> {

@@ -41,8 +41,15 @@ pub(super) fn start(stage: &Stage) -> Result<()> {
         }
         let agent = Agent::start(stage, containers)?;
         let first = agent.start_duration.as_secs_f64();
-        measure(Program::UnlistedSize, Place::Container(containers - 1), 1, false, None, None)
-            .context("the agent said that it was ready")?;
+        measure(
+            Program::UnlistedSize,
+            Place::Container(containers - 1),
+            1,
+            false,
+            None,
+            None,
+        )
+        .context("the agent said that it was ready")?;
         agent.kill()?;
         let again = Agent::start(stage, containers)?;
         let second = again.start_duration.as_secs_f64();
@@ -52,7 +59,11 @@ pub(super) fn start(stage: &Stage) -> Result<()> {
             case: "start".to_owned(),
             entries,
             containers,
-            values: [("start_seconds".to_owned(), first), ("restart_seconds".to_owned(), second)].into(),
+            values: [
+                ("start_seconds".to_owned(), first),
+                ("restart_seconds".to_owned(), second),
+            ]
+            .into(),
             programs: BTreeMap::new(),
             note: String::new(),
         })?;
@@ -74,12 +85,22 @@ fn one(stage: &Stage, containers: u32, entries: u32, sizes: u32, idle_span: Dura
     ]);
     if errors.is_empty() {
         // Ready means protected: at once, and for the container that was told last.
-        measure(Program::UnlistedSize, Place::Container(containers - 1), 1, false, None, None)
-            .context("the agent said that it was ready")?;
+        measure(
+            Program::UnlistedSize,
+            Place::Container(containers - 1),
+            1,
+            false,
+            None,
+            None,
+        )
+        .context("the agent said that it was ready")?;
         agent.wait_until_quiet()?;
         let rss = agent.status_kib("VmRSS")?;
         values.insert("rss_mib".to_owned(), rss as f64 / 1024.0);
-        values.insert("rss_anonymous_mib".to_owned(), agent.status_kib("RssAnon")? as f64 / 1024.0);
+        values.insert(
+            "rss_anonymous_mib".to_owned(),
+            agent.status_kib("RssAnon")? as f64 / 1024.0,
+        );
         values.insert("rss_peak_mib".to_owned(), agent.status_kib("VmHWM")? as f64 / 1024.0);
         values.insert("idle_cpu_percent".to_owned(), 100.0 * idle_rate(idle_span)?);
         let maps = statistics::map_bytes()?;

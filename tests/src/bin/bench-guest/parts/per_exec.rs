@@ -32,14 +32,39 @@ struct Case {
 }
 
 const fn case(name: &'static str, program: Program, place: Place, allowed: bool) -> Case {
-    Case { name, program, place, allowed }
+    Case {
+        name,
+        program,
+        place,
+        allowed,
+    }
 }
 
 const CASES: [Case; 7] = [
-    case("allowed, static program, digest kept", Program::Static, Place::Container(0), true),
-    case("allowed, with an ELF interpreter, both kept", Program::Dynamic, Place::Container(0), true),
-    case("allowed, script and its interpreter, both kept", Program::Script, Place::Container(0), true),
-    case("allowed, 4 KiB on tmpfs, hashed", Program::OnTmpfs(TMPFS_BYTES[0]), Place::Container(0), true),
+    case(
+        "allowed, static program, digest kept",
+        Program::Static,
+        Place::Container(0),
+        true,
+    ),
+    case(
+        "allowed, with an ELF interpreter, both kept",
+        Program::Dynamic,
+        Place::Container(0),
+        true,
+    ),
+    case(
+        "allowed, script and its interpreter, both kept",
+        Program::Script,
+        Place::Container(0),
+        true,
+    ),
+    case(
+        "allowed, 4 KiB on tmpfs, hashed",
+        Program::OnTmpfs(TMPFS_BYTES[0]),
+        Place::Container(0),
+        true,
+    ),
     case("process of the host", Program::Static, Place::Host, true),
     case("refused by its digest", Program::Unlisted, Place::Container(0), false),
     case("refused by its size", Program::UnlistedSize, Place::Container(0), false),
@@ -52,9 +77,19 @@ pub(super) fn run(stage: &Stage, quick: bool) -> Result<()> {
     let programs = Programs::open(Path::new(BPF_FILE_SYSTEM))?;
     count_bpf(true)?;
     for case in &CASES {
-        let cost = measure(case.program, case.place, cycles, case.allowed, Some(&programs), Some(&agent))?;
+        let cost = measure(
+            case.program,
+            case.place,
+            cycles,
+            case.allowed,
+            Some(&programs),
+            Some(&agent),
+        )?;
         let values = [
-            ("bpf_instructions", cost.programs.values().map(|program| program.instructions).sum()),
+            (
+                "bpf_instructions",
+                cost.programs.values().map(|program| program.instructions).sum(),
+            ),
             ("bpf_runs", cost.programs.values().map(|program| program.runs).sum()),
             ("agent_instructions", cost.agent_nanos),
         ];
@@ -88,7 +123,11 @@ fn hashing(programs: &Programs) -> Result<()> {
     }
     let mebibytes = (large - small) as f64 / f64::from(1 << 20);
     let (bpf, tool) = ((bpf[1] - bpf[0]) / mebibytes, (tool[1] - tool[0]) / mebibytes);
-    let values = [("bpf_instructions_per_mib", bpf), ("sha256sum_instructions_per_mib", tool), ("ratio", bpf / tool)];
+    let values = [
+        ("bpf_instructions_per_mib", bpf),
+        ("sha256sum_instructions_per_mib", tool),
+        ("ratio", bpf / tool),
+    ];
     tell(&Measurement {
         requirement: "P1".to_owned(),
         case: "hashing at exec, beside coreutils' sha256sum".to_owned(),

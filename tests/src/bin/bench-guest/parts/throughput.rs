@@ -19,7 +19,11 @@ const MODES: [&str; 2] = ["monitor", "enforce"];
 /// What an exec in a container is compared by, and what else may matter to a node.
 const EXECS: [(&str, Program, Place); 3] = [
     ("static program in a container", Program::Static, Place::Container(0)),
-    ("program with an ELF interpreter in a container", Program::Dynamic, Place::Container(0)),
+    (
+        "program with an ELF interpreter in a container",
+        Program::Dynamic,
+        Place::Container(0),
+    ),
     ("static program on the host", Program::Static, Place::Host),
 ];
 

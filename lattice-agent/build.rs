@@ -8,14 +8,22 @@ fn main() {
     println!("cargo::rerun-if-env-changed=LATTICE_BPF_OBJECTS");
     let objects = env::var_os("LATTICE_BPF_OBJECTS").map_or_else(
         // OUT_DIR is <target>/<profile>/build/<package>/out.
-        || out.ancestors().nth(4).map_or_else(|| manifest.join("../target"), PathBuf::from).join("bpf-objects"),
+        || {
+            out.ancestors()
+                .nth(4)
+                .map_or_else(|| manifest.join("../target"), PathBuf::from)
+                .join("bpf-objects")
+        },
         PathBuf::from,
     );
     for tier in ["tier1.o", "tier2.o"] {
         let object = objects.join(tier);
         println!("cargo::rerun-if-changed={}", object.display());
         if let Err(error) = fs::copy(&object, out.join(tier)) {
-            println!("cargo::error=no BPF object {}: {error}. Run `cargo xtask build-ebpf` first", object.display());
+            println!(
+                "cargo::error=no BPF object {}: {error}. Run `cargo xtask build-ebpf` first",
+                object.display()
+            );
         }
     }
 }

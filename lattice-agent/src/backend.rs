@@ -7,8 +7,8 @@ use lattice_policy::{ExecPolicy, Mode};
 use tokio::sync::watch;
 
 use crate::{
-    containers::ContainerInfo, control::Backend, enforcement::ContainerStanding, events::explain::Node, policy_sources::PolicySources,
-    spool::Spool, state::Shared, uplink::Connection,
+    containers::ContainerInfo, control::Backend, enforcement::ContainerStanding, events::explain::Node,
+    policy_sources::PolicySources, spool::Spool, state::Shared, uplink::Connection,
 };
 
 /// Answers from the agent's state.
@@ -75,7 +75,10 @@ impl Backend for AgentBackend {
                 tier: self.node.tier,
                 kernel_release: self.kernel_release.clone(),
                 agent_version: env!("CARGO_PKG_VERSION").into(),
-                connected: self.central.as_ref().is_some_and(|central| *central.borrow() == Connection::Connected),
+                connected: self
+                    .central
+                    .as_ref()
+                    .is_some_and(|central| *central.borrow() == Connection::Connected),
                 applied_revision: 0,
                 apply_error: String::new(),
                 last_sequence: self.spool.highest(&self.node.boot_id),
@@ -104,7 +107,11 @@ impl Backend for AgentBackend {
 
     fn policies(&self, namespace: &str) -> Vec<ExecPolicy> {
         let enforcement = self.state.enforcement();
-        enforcement.policies().filter(|policy| namespace.is_empty() || policy.namespace == namespace).cloned().collect()
+        enforcement
+            .policies()
+            .filter(|policy| namespace.is_empty() || policy.namespace == namespace)
+            .cloned()
+            .collect()
     }
 
     fn apply_namespace_modes(&self, modes: BTreeMap<String, Mode>) -> Result<(), String> {

@@ -12,7 +12,9 @@ pub(crate) const USAGE: u8 = 64;
 
 /// The node agent of Lattice: lets a program start in a container only if its policy lists its content.
 #[derive(Parser)]
-#[command(version, after_help = "Examples:
+#[command(
+    version,
+    after_help = "Examples:
   lattice-agent probe
   lattice-agent run --policies /etc/lattice/policies --cgroup /sys/fs/cgroup/payments=payments/api/server
   lattice-agent run --containerd /run/containerd/containerd.sock --central https://central:7443 \\
@@ -20,7 +22,8 @@ pub(crate) const USAGE: u8 = 64;
   lattice-agent uninstall
 
 Exit codes: 0 done, 1 refused, 2 could not find out, 64 usage.
-The log goes to standard error; LATTICE_LOG=debug says more.")]
+The log goes to standard error; LATTICE_LOG=debug says more."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -37,7 +37,10 @@ pub struct Changes {
 impl PolicyFiles {
     /// Of a folder; nothing is read yet.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, files: BTreeMap::new() }
+        Self {
+            folder,
+            files: BTreeMap::new(),
+        }
     }
 
     /// Reads what changed. A file that cannot be understood keeps its last good state.
@@ -49,7 +52,11 @@ impl PolicyFiles {
         let mut present = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if path.extension().and_then(|extension| extension.to_str()).is_some_and(|found| EXTENSIONS.contains(&found)) {
+            if path
+                .extension()
+                .and_then(|extension| extension.to_str())
+                .is_some_and(|found| EXTENSIONS.contains(&found))
+            {
                 present.push(path);
             }
         }
@@ -66,14 +73,21 @@ impl PolicyFiles {
         let stamp = match fs::metadata(path) {
             Ok(metadata) => (metadata.modified().ok(), metadata.len()),
             Err(error) => {
-                changes.problems.push(format!("{}: cannot be read: {error}; its last good state stays in force", path.display()));
+                changes.problems.push(format!(
+                    "{}: cannot be read: {error}; its last good state stays in force",
+                    path.display()
+                ));
                 return;
             }
         };
         if self.files.get(path).is_some_and(|file| file.stamp == stamp) {
             return;
         }
-        let last_good = self.files.get(path).map(|file| file.policies.clone()).unwrap_or_default();
+        let last_good = self
+            .files
+            .get(path)
+            .map(|file| file.policies.clone())
+            .unwrap_or_default();
         let policies = match fs::read(path) {
             Ok(bytes) => match read_documents(&path.display().to_string(), &bytes) {
                 Ok(policies) => {
@@ -86,7 +100,10 @@ impl PolicyFiles {
                 }
             },
             Err(error) => {
-                changes.problems.push(format!("{}: cannot be read: {error}; its last good state stays in force", path.display()));
+                changes.problems.push(format!(
+                    "{}: cannot be read: {error}; its last good state stays in force",
+                    path.display()
+                ));
                 last_good
             }
         };
@@ -95,7 +112,10 @@ impl PolicyFiles {
 
     /// All policies in force.
     pub fn policies(&self) -> Vec<ExecPolicy> {
-        self.files.values().flat_map(|file| file.policies.iter().cloned()).collect()
+        self.files
+            .values()
+            .flat_map(|file| file.policies.iter().cloned())
+            .collect()
     }
 }
 
@@ -111,13 +131,22 @@ mod tests {
         let file = folder.path().join("a.yaml");
         fs::write(&file, GOOD).unwrap();
         let mut files = PolicyFiles::new(folder.path().into());
-        assert_eq!(files.refresh().unwrap(), Changes { is_changed: true, problems: vec![] });
+        assert_eq!(
+            files.refresh().unwrap(),
+            Changes {
+                is_changed: true,
+                problems: vec![]
+            }
+        );
         assert_eq!(files.policies().len(), 1);
         assert_eq!(files.refresh().unwrap(), Changes::default());
 
         fs::write(&file, GOOD.replace("mode: enforce", "mood: enforce")).unwrap();
         let changes = files.refresh().unwrap();
-        assert!(changes.problems[0].contains("a.yaml") && changes.problems[0].contains("mood"), "{changes:?}");
+        assert!(
+            changes.problems[0].contains("a.yaml") && changes.problems[0].contains("mood"),
+            "{changes:?}"
+        );
         assert_eq!(files.policies().len(), 1);
 
         fs::remove_file(&file).unwrap();

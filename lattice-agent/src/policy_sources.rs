@@ -25,7 +25,10 @@ pub struct PolicySources {
 impl PolicySources {
     /// Nothing told yet.
     pub fn new(state: Arc<Shared>) -> Self {
-        Self { state, told: Mutex::default() }
+        Self {
+            state,
+            told: Mutex::default(),
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Told)) -> Result<(), String> {

@@ -1,6 +1,8 @@
 //! The three commands. Parse everything, then touch the kernel, then run, then stop; what is pinned stays.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use lattice_agent::{
@@ -22,10 +24,10 @@ use lattice_agent::{
         pins::PinDirectory,
         sequence::SequenceCounter,
     },
-    script_judge::ScriptJudge,
     policy_files::PolicyFiles,
     policy_sources::PolicySources,
     runtime_programs,
+    script_judge::ScriptJudge,
     spool::Spool,
     state::Shared,
     uplink::{self, PolicySink as _, Uplink, last_good},
@@ -77,7 +79,11 @@ pub(crate) fn uninstall(pins: &Pins) -> Result<ExitCode> {
 /// `lattice-agent run`.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     let tree = CgroupTree::find()?;
-    let by_hand = settings.cgroup.iter().map(|text| Ok(text.parse()?)).collect::<Result<Vec<ByHand>>>()?;
+    let by_hand = settings
+        .cgroup
+        .iter()
+        .map(|text| Ok(text.parse()?))
+        .collect::<Result<Vec<ByHand>>>()?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -90,7 +96,10 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let node_name = settings.node.clone().unwrap_or_else(host_name);
-    let kernel_release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+    let kernel_release = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
     let boot_id = clock::boot_id().context("cannot read this boot's id")?;
     fs::create_dir_all(&settings.state).with_context(|| format!("--state {}", settings.state.display()))?;
     let socket = ControlSocket::bind(&settings.socket)?;
@@ -101,14 +110,20 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     let mut active = activate_best(settings, &pins)?;
     active.maps.continue_sequence_after(spool.highest(&boot_id))?;
     tracing::info!(tier = %active.tier, found_pinned = active.found_pinned, kernel = kernel_release, "BPF programs are active");
-    let node = Node { name: node_name.clone(), boot_id: boot_id.clone(), tier: active.tier.number() };
+    let node = Node {
+        name: node_name.clone(),
+        boot_id: boot_id.clone(),
+        tier: active.tier.number(),
+    };
     let uplink = uplink(settings, &node, &kernel_release)?;
     let inodes = match active.tier {
         Tier::One => None,
         Tier::Two => Some(Inodes::new(InodeTable::open(&pins)?)),
     };
     let state = Arc::new(Shared::new(Enforcement::adopt(active.maps)?, inodes));
-    let host_mounts = Mounts::of("1").or_else(|_| Mounts::of("self")).context("cannot read the host's mounts")?;
+    let host_mounts = Mounts::of("1")
+        .or_else(|_| Mounts::of("self"))
+        .context("cannot read the host's mounts")?;
     let host_root = host_mounts.of_path(Path::new("/")).map_or(0, |mount| mount.device);
     state.enforcement().set_host_root(host_root)?;
     let sources = Arc::new(PolicySources::new(Arc::clone(&state)));
@@ -129,8 +144,12 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         state.started(container.resolve(&tree)?).map_err(anyhow::Error::msg)?;
     }
     if let Some(root) = &settings.managed_root {
-        let cgroup_id = fs::metadata(root).with_context(|| format!("--managed-root {}", root.display()))?.ino();
-        state.enforcement().set_managed_root(cgroup_id, settings.unknown.into())?;
+        let cgroup_id = fs::metadata(root)
+            .with_context(|| format!("--managed-root {}", root.display()))?
+            .ino();
+        state
+            .enforcement()
+            .set_managed_root(cgroup_id, settings.unknown.into())?;
     }
 
     let (own_sender, own_events) = mpsc::channel(OWN_EVENTS);
@@ -138,7 +157,10 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         start_front(&pins, &state, own_sender, &node);
     }
     let watcher = settings.containerd.clone().map(|socket| {
-        let watched = containerd::Settings { socket, namespaces: BTreeSet::new() };
+        let watched = containerd::Settings {
+            socket,
+            namespaces: BTreeSet::new(),
+        };
         ContainerdWatcher::start(watched, tree, Arc::clone(&state) as Arc<_>)
     });
     let watcher = watcher.transpose().context("cannot watch containerd")?;
@@ -156,7 +178,10 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     let reader = Reader {
         ring: Maps::events(&pins)?,
         state: Arc::clone(&state),
-        sink: Arc::new(Keeper { spool: Arc::clone(&spool), recent: Arc::clone(&recent) }),
+        sink: Arc::new(Keeper {
+            spool: Arc::clone(&spool),
+            recent: Arc::clone(&recent),
+        }),
         cgroups,
         own_events,
         node: node.clone(),
@@ -167,7 +192,14 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     if let Some(uplink) = uplink {
         tokio::spawn(uplink.run(Arc::clone(&spool), Arc::clone(&sources) as Arc<_>));
     }
-    let backend = Arc::new(AgentBackend { state: Arc::clone(&state), sources: Arc::clone(&sources), spool, node, kernel_release, central });
+    let backend = Arc::new(AgentBackend {
+        state: Arc::clone(&state),
+        sources: Arc::clone(&sources),
+        spool,
+        node,
+        kernel_release,
+        central,
+    });
     let (stop_control, stopped) = tokio::sync::oneshot::channel::<()>();
     let control = tokio::spawn(control::serve(socket, backend, recent, modes, async {
         let _ = stopped.await;
@@ -228,7 +260,10 @@ fn activate_best(settings: &Settings, pins: &PinDirectory) -> Result<Active> {
         None => match activate(Tier::One, pins, &sizes) {
             Ok(active) => active,
             Err(error @ (ObjectError::Load { .. } | ObjectError::Program { .. })) => {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "BPF LSM is refused here: tier 2");
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::from(error)),
+                    "BPF LSM is refused here: tier 2"
+                );
                 activate(Tier::Two, pins, &sizes)?
             }
             Err(error) => return Err(error.into()),
@@ -237,9 +272,12 @@ fn activate_best(settings: &Settings, pins: &PinDirectory) -> Result<Active> {
 }
 
 fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Option<Uplink>> {
-    let (Some(central), Some(client_certificate), Some(client_key), Some(certificate_authority)) =
-        (settings.central.clone(), settings.client_cert.clone(), settings.client_key.clone(), settings.ca.clone())
-    else {
+    let (Some(central), Some(client_certificate), Some(client_key), Some(certificate_authority)) = (
+        settings.central.clone(),
+        settings.client_cert.clone(),
+        settings.client_key.clone(),
+        settings.ca.clone(),
+    ) else {
         return Ok(None);
     };
     let hello = Hello {
@@ -250,7 +288,14 @@ fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Opti
         kernel_release: kernel_release.into(),
     };
     let state = settings.state.clone();
-    let settings = uplink::Settings { central, client_certificate, client_key, certificate_authority, hello, state };
+    let settings = uplink::Settings {
+        central,
+        client_certificate,
+        client_key,
+        certificate_authority,
+        hello,
+        state,
+    };
     Ok(Some(Uplink::prepare(settings)?))
 }
 
@@ -258,16 +303,35 @@ fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Opti
 fn start_front(pins: &PinDirectory, state: &Arc<Shared>, events: mpsc::Sender<Event>, node: &Node) {
     let sequence = match SequenceCounter::open(pins) {
         Ok(sequence) => sequence,
-        Err(error) => return tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "no front: scripts are not judged"),
+        Err(error) => {
+            return tracing::error!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "no front: scripts are not judged"
+            );
+        }
     };
-    let judge = Arc::new(ScriptJudge { state: Arc::clone(state), sequence, events, node: node.clone() });
+    let judge = Arc::new(ScriptJudge {
+        state: Arc::clone(state),
+        sequence,
+        events,
+        node: node.clone(),
+    });
     let heartbeat = front::watchdog::spawn(&[FRONT_WATCHDOG]);
     if let Err(error) = &heartbeat {
         tracing::error!(%error, "the front has no watchdog: if the agent hangs, so do execs in its containers");
     }
-    match Front::start_with(judge, front::Options { heartbeat: heartbeat.ok(), ..front::Options::default() }) {
+    match Front::start_with(
+        judge,
+        front::Options {
+            heartbeat: heartbeat.ok(),
+            ..front::Options::default()
+        },
+    ) {
         Ok(front) => state.set_front(front),
-        Err(error) => tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "no front: scripts are not judged"),
+        Err(error) => tracing::error!(
+            error = format!("{:#}", anyhow::Error::from(error)),
+            "no front: scripts are not judged"
+        ),
     }
 }
 
@@ -277,7 +341,9 @@ fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {
     } else {
         settings.runtime_program.clone()
     };
-    state.enforcement().set_runtime_programs(&runtime_programs::entry_set(&programs)?)?;
+    state
+        .enforcement()
+        .set_runtime_programs(&runtime_programs::entry_set(&programs)?)?;
     tracing::info!(?programs, "the container runtime's own programs pass by their content");
     Ok(())
 }
@@ -289,7 +355,10 @@ fn load_last_good(folder: &Path, sources: &PolicySources) {
             Err(error) => tracing::error!(error, "not all of the last good policies are in force"),
         },
         Ok(None) => tracing::info!("no policies were kept from an earlier start"),
-        Err(error) => tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "the last good policies are not used"),
+        Err(error) => tracing::error!(
+            error = format!("{:#}", anyhow::Error::from(error)),
+            "the last good policies are not used"
+        ),
     }
 }
 
@@ -310,7 +379,10 @@ fn refresh(files: &mut PolicyFiles, sources: &PolicySources) -> Result<()> {
 }
 
 fn host_name() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into())
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".into())
 }
 
 /// Keeps events on disk first, then shows them.

@@ -55,13 +55,19 @@ struct Script {
 
 impl Judge for ScriptJudge {
     fn judge(&self, pid: i32, file: BorrowedFd<'_>, device: u32, inode: u64) -> Answer {
-        let Ok(file) = file.try_clone_to_owned().map(File::from) else { return Answer::Allow };
+        let Ok(file) = file.try_clone_to_owned().map(File::from) else {
+            return Answer::Allow;
+        };
         let mut magic = [0; 2];
         if file.read_at(&mut magic, 0).is_ok_and(|read| read == 2) && &magic != b"#!" {
             return Answer::Allow;
         }
-        let Some(standing) = self.state.standing_on_device(device) else { return Answer::Allow };
-        let (Some(policy), Some(mode)) = (&standing.policy, standing.mode) else { return Answer::Allow };
+        let Some(standing) = self.state.standing_on_device(device) else {
+            return Answer::Allow;
+        };
+        let (Some(policy), Some(mode)) = (&standing.policy, standing.mode) else {
+            return Answer::Allow;
+        };
         let script = read(&file);
         let identity = match script.digest {
             None => Identity::UNRESOLVED,
@@ -72,7 +78,11 @@ impl Judge for ScriptJudge {
             membership: Membership::MEMBER,
             identity,
             // Where the task came from is in the kernel; the floor judges the interpreter by it.
-            allowed_origins: if identity == Identity::LISTED_DIGEST { EntryRule::ANY_ORIGIN } else { 0 },
+            allowed_origins: if identity == Identity::LISTED_DIGEST {
+                EntryRule::ANY_ORIGIN
+            } else {
+                0
+            },
             other_role: false,
             origin: Origin(EntryRule::ANY_ORIGIN),
             denylisted: false,
@@ -96,12 +106,18 @@ impl Judge for ScriptJudge {
 
 impl ScriptJudge {
     fn is_listed(&self, policy: &ExecPolicy, device: u32, inode: u64, digest: &[u8; 32]) -> bool {
-        let Some((known, is_path)) = self.state.known_file(device, inode) else { return false };
-        policy.entries.iter().filter(|entry| entry.roles.contains(&Role::Target)).any(|entry| match entry.sha256 {
-            // The layer's digest at the container's start, and the same now.
-            Some(listed) => !is_path && listed.0 == digest_bytes(&known) && listed.0 == *digest,
-            None => is_path && crate::inodes::path_digest(entry.path.as_bytes()) == digest_bytes(&known),
-        })
+        let Some((known, is_path)) = self.state.known_file(device, inode) else {
+            return false;
+        };
+        policy
+            .entries
+            .iter()
+            .filter(|entry| entry.roles.contains(&Role::Target))
+            .any(|entry| match entry.sha256 {
+                // The layer's digest at the container's start, and the same now.
+                Some(listed) => !is_path && listed.0 == digest_bytes(&known) && listed.0 == *digest,
+                None => is_path && crate::inodes::path_digest(entry.path.as_bytes()) == digest_bytes(&known),
+            })
     }
 
     #[expect(clippy::too_many_arguments, reason = "one event has as many sources")]
@@ -141,7 +157,12 @@ impl ScriptJudge {
             role: "target".into(),
             origin: "unknown".into(),
             reason: reason.into(),
-            drift: if reason.starts_with("unresolved") { "unresolved" } else { "not-in-image" }.into(),
+            drift: if reason.starts_with("unresolved") {
+                "unresolved"
+            } else {
+                "not-in-image"
+            }
+            .into(),
             tier: self.node.tier,
             ..Violation::default()
         };
@@ -159,19 +180,32 @@ impl ScriptJudge {
 fn read(file: &File) -> Script {
     let size_bytes = file.metadata().map_or(0, |metadata| metadata.len());
     if size_bytes > MAX_SCRIPT_BYTES {
-        return Script { digest: None, size_bytes };
+        return Script {
+            digest: None,
+            size_bytes,
+        };
     }
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 14];
     let mut at = 0;
     loop {
         match file.read_at(&mut buffer, at) {
-            Ok(0) => return Script { digest: Some(hasher.finalize().into()), size_bytes },
+            Ok(0) => {
+                return Script {
+                    digest: Some(hasher.finalize().into()),
+                    size_bytes,
+                };
+            }
             Ok(read) if at < MAX_SCRIPT_BYTES => {
                 hasher.update(&buffer[..read]);
                 at += read as u64;
             }
-            _ => return Script { digest: None, size_bytes },
+            _ => {
+                return Script {
+                    digest: None,
+                    size_bytes,
+                };
+            }
         }
     }
 }
@@ -179,7 +213,9 @@ fn read(file: &File) -> Script {
 /// The path inside the container, as far as the agent sees it.
 fn path_of(file: &File, standing: &ContainerStanding) -> Vec<u8> {
     use std::os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _};
-    let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())) else { return Vec::new() };
+    let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())) else {
+        return Vec::new();
+    };
     let bytes = path.as_os_str().as_bytes();
     let end = format!("/{}/rootfs/", standing.info.container_id);
     match bytes.windows(end.len()).position(|window| window == end.as_bytes()) {

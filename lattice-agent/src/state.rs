@@ -37,7 +37,11 @@ pub struct Shared {
 impl Shared {
     /// Around the state.
     pub fn new(enforcement: Enforcement<Maps>, inodes: Option<Inodes>) -> Self {
-        Self { enforcement: Mutex::new(enforcement), inodes: inodes.map(Mutex::new), front: OnceLock::new() }
+        Self {
+            enforcement: Mutex::new(enforcement),
+            inodes: inodes.map(Mutex::new),
+            front: OnceLock::new(),
+        }
     }
 
     /// What holds for the container whose root file system is on a device.
@@ -47,7 +51,11 @@ impl Shared {
 
     /// What the floor was told of a file.
     pub fn known_file(&self, device: u32, inode: u64) -> Option<(DigestWords, bool)> {
-        self.inodes.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).known(device, inode)
+        self.inodes
+            .as_ref()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .known(device, inode)
     }
 
     /// Puts the front before the floor, for containers that come from now on.
@@ -57,7 +65,9 @@ impl Shared {
 
     fn watch_root(&self, container: &ContainerInfo) {
         let Some(front) = self.front.get() else { return };
-        let root = Mounts::of("self").ok().and_then(|mounts| mounts.root_of_container(&container.container_id).cloned());
+        let root = Mounts::of("self")
+            .ok()
+            .and_then(|mounts| mounts.root_of_container(&container.container_id).cloned());
         let Some(root) = root else { return };
         if let Err(error) = front.watch(&root.mount_point, container.cgroup_id) {
             tracing::warn!(container = container.container_id, error = %ErrorChain(&error), "scripts of this container are not judged");
@@ -67,8 +77,15 @@ impl Shared {
     /// Tells the floor where this container's listed files lie.
     fn tell_inodes(&self, container: &ContainerInfo, policy: Option<&ExecPolicy>) {
         let Some(inodes) = &self.inodes else { return };
-        for problem in inodes.lock().unwrap_or_else(PoisonError::into_inner).container(container, policy) {
-            tracing::warn!(container = container.container_id, "a listed file is unresolved in this container: {problem}");
+        for problem in inodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .container(container, policy)
+        {
+            tracing::warn!(
+                container = container.container_id,
+                "a listed file is unresolved in this container: {problem}"
+            );
         }
     }
 
@@ -84,11 +101,18 @@ impl Shared {
     }
 
     /// Calls with the container and the policy that a record names.
-    pub fn with_names<T>(&self, record: &JudgedFile, then: impl FnOnce(Option<&ContainerInfo>, Option<&ExecPolicy>) -> T) -> T {
+    pub fn with_names<T>(
+        &self,
+        record: &JudgedFile,
+        then: impl FnOnce(Option<&ContainerInfo>, Option<&ExecPolicy>) -> T,
+    ) -> T {
         let enforcement = self.enforcement();
-        let container =
-            (record.container != NO_CONTAINER).then(|| enforcement.container_in_slot(record.container, record.epoch)).flatten();
-        let policy = (record.policy != 0).then(|| enforcement.policy_in_slot(record.policy)).flatten();
+        let container = (record.container != NO_CONTAINER)
+            .then(|| enforcement.container_in_slot(record.container, record.epoch))
+            .flatten();
+        let policy = (record.policy != 0)
+            .then(|| enforcement.policy_in_slot(record.policy))
+            .flatten();
         then(container, policy)
     }
 
@@ -98,8 +122,17 @@ impl Shared {
             return;
         }
         match i32::try_from(record.pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL)) {
-            Ok(Ok(())) => tracing::warn!(pid = record.pid, code = record.signal_result, "the kernel could not signal; killed now"),
-            result => tracing::warn!(pid = record.pid, code = record.signal_result, ?result, "a task that was to be killed is not there"),
+            Ok(Ok(())) => tracing::warn!(
+                pid = record.pid,
+                code = record.signal_result,
+                "the kernel could not signal; killed now"
+            ),
+            result => tracing::warn!(
+                pid = record.pid,
+                code = record.signal_result,
+                ?result,
+                "a task that was to be killed is not there"
+            ),
         }
     }
 
@@ -115,7 +148,11 @@ impl Shared {
                 self.tell_inodes(&standing.info, standing.policy.as_ref());
             }
         }
-        if report.errors.is_empty() { Ok(()) } else { Err(report.text()) }
+        if report.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(report.text())
+        }
     }
 
     /// Counters by documented name.
@@ -167,7 +204,9 @@ impl Sink for Shared {
         if container.has_own_root {
             self.watch_root(&container);
         }
-        self.enforcement().container_started(container).map_err(|error| ErrorChain(&error).to_string())
+        self.enforcement()
+            .container_started(container)
+            .map_err(|error| ErrorChain(&error).to_string())
     }
 
     fn stopped(&self, cgroup_id: u64) {

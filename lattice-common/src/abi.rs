@@ -268,7 +268,10 @@ impl EntryRule {
     /// The rule with `origins` (bits) allowed for `role` besides.
     #[must_use]
     pub const fn with(self, role: Role, origins: u32) -> Self {
-        Self { origins: self.origins | (origins & Self::ANY_ORIGIN) << (role.0 * Self::ROLE_BITS), entry: self.entry }
+        Self {
+            origins: self.origins | (origins & Self::ANY_ORIGIN) << (role.0 * Self::ROLE_BITS),
+            entry: self.entry,
+        }
     }
 
     /// The origins that are allowed for `role`, as bits.
@@ -462,7 +465,10 @@ impl PathKey {
         if path.len() >= PATH_KEY_BYTES || path.contains(&0) {
             return None;
         }
-        let mut key = Self { set, path: [0; PATH_KEY_BYTES] };
+        let mut key = Self {
+            set,
+            path: [0; PATH_KEY_BYTES],
+        };
         key.path.get_mut(..path.len())?.copy_from_slice(path);
         Some(key)
     }
@@ -489,7 +495,11 @@ pub fn digest_bytes(words: &DigestWords) -> [u8; 32] {
 /// The mode that holds, from the namespace's override and the policy's own.
 #[inline(always)]
 pub const fn effective_mode(namespace_override: u32, policy_mode: u32) -> Mode {
-    if namespace_override != 0 { Mode(namespace_override) } else { Mode(policy_mode) }
+    if namespace_override != 0 {
+        Mode(namespace_override)
+    } else {
+        Mode(policy_mode)
+    }
 }
 
 /// [`FailAction`] of a map's field.

@@ -13,6 +13,6 @@
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
 pub mod abi;
-pub mod verdict;
 #[cfg(feature = "user")]
 mod pod;
+pub mod verdict;

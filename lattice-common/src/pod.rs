@@ -3,7 +3,8 @@
 use aya::Pod;
 
 use crate::abi::{
-    CgroupEntry, Container, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy, SizeKey, TaskState,
+    CgroupEntry, Container, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy, SizeKey,
+    TaskState,
 };
 
 macro_rules! pod {
@@ -14,4 +15,17 @@ macro_rules! pod {
     };
 }
 
-pod!(CgroupEntry, Container, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy, SizeKey, TaskState);
+pod!(
+    CgroupEntry,
+    Container,
+    EntryKey,
+    EntryRule,
+    InodeKey,
+    KnownInode,
+    Namespace,
+    NodeConfig,
+    PathKey,
+    Policy,
+    SizeKey,
+    TaskState
+);

@@ -239,7 +239,10 @@ impl Decision {
     /// What [`Decision::pack`] packed.
     #[inline(always)]
     pub const fn unpack(packed: u64) -> Self {
-        Self { effect: Effect(packed as u32), reason: Reason((packed >> 32) as u32) }
+        Self {
+            effect: Effect(packed as u32),
+            reason: Reason((packed >> 32) as u32),
+        }
     }
 }
 
@@ -252,7 +255,10 @@ pub const fn verdict(facts: Facts) -> Decision {
     match facts.membership {
         Membership::OUTSIDE => allow(Reason::OUTSIDE),
         Membership::RUNTIME_HELPER => allow(Reason::RUNTIME_HELPER),
-        _ if facts.denylisted => Decision { effect: Effect::KILL, reason: Reason::DENYLISTED },
+        _ if facts.denylisted => Decision {
+            effect: Effect::KILL,
+            reason: Reason::DENYLISTED,
+        },
         // Open means that the owner wants containers without a policy to run: an event for each of their execs would bury all
         // others, so the agent reports the container once, and the counter counts every exec.
         Membership::MISSING_POLICY => match facts.fail {
@@ -272,7 +278,10 @@ pub const fn verdict(facts: Facts) -> Decision {
 
 #[inline(always)]
 const fn allow(reason: Reason) -> Decision {
-    Decision { effect: Effect::RUN, reason }
+    Decision {
+        effect: Effect::RUN,
+        reason,
+    }
 }
 
 #[inline(always)]
@@ -302,10 +311,22 @@ const fn refused(mode: Mode, reason: Reason) -> Decision {
 #[inline(always)]
 const fn failed(facts: Facts, open: Reason, closed: Reason) -> Decision {
     match (facts.fail, facts.mode) {
-        (FailAction::OPEN, _) => Decision { effect: Effect::NOTE, reason: open },
-        (_, Mode::MONITOR) => Decision { effect: Effect::NOTE, reason: closed },
-        (FailAction::KILL, _) => Decision { effect: Effect::KILL, reason: closed },
-        _ => Decision { effect: Effect::DENY, reason: closed },
+        (FailAction::OPEN, _) => Decision {
+            effect: Effect::NOTE,
+            reason: open,
+        },
+        (_, Mode::MONITOR) => Decision {
+            effect: Effect::NOTE,
+            reason: closed,
+        },
+        (FailAction::KILL, _) => Decision {
+            effect: Effect::KILL,
+            reason: closed,
+        },
+        _ => Decision {
+            effect: Effect::DENY,
+            reason: closed,
+        },
     }
 }
 

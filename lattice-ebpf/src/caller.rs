@@ -47,7 +47,9 @@ pub(crate) fn current() -> *mut task_struct {
 #[inline(never)]
 extern "C" fn lattice_caller(caller: *mut Caller) -> u32 {
     // SAFETY: the verifier hands a global function null or memory of the type's size.
-    let Some(caller) = (unsafe { caller.as_mut() }) else { return 0 };
+    let Some(caller) = (unsafe { caller.as_mut() }) else {
+        return 0;
+    };
     if let Some(state) = TASKS.get(current())
         && state.epoch != 0
     {
@@ -87,7 +89,11 @@ impl Caller {
             flags: 0,
             container_flags: 0,
         };
-        if lattice_caller(&raw mut caller) == 0 { None } else { Some(caller) }
+        if lattice_caller(&raw mut caller) == 0 {
+            None
+        } else {
+            Some(caller)
+        }
     }
 
     #[inline(always)]
@@ -99,7 +105,9 @@ impl Caller {
     /// `origin` 0: the task has entered and not yet started a program.
     #[inline(always)]
     fn of_container(&mut self, index: u32, epoch: u32, origin: Origin) {
-        let Some(container) = CONTAINERS.get(index) else { return self.unknown() };
+        let Some(container) = CONTAINERS.get(index) else {
+            return self.unknown();
+        };
         // The container is gone and its slot given away: what is left of it is nobody's.
         if container.epoch != epoch {
             return self.unknown();
@@ -139,7 +147,9 @@ impl Caller {
         if self.container == NO_CONTAINER {
             return true;
         }
-        let Some(state) = TASKS.get_or_create(current()) else { return false };
+        let Some(state) = TASKS.get_or_create(current()) else {
+            return false;
+        };
         if state.epoch != self.epoch || state.origin == 0 {
             *state = TaskState {
                 container: self.container,
@@ -173,7 +183,12 @@ struct CgroupFound(u64);
 
 impl CgroupFound {
     const fn new(kind: u32, pending: u32, index: u32, epoch: u32) -> Self {
-        Self((kind & 0xf) as u64 | ((pending & 0xf) as u64) << 4 | ((index & 0xff_ffff) as u64) << 8 | (epoch as u64) << 32)
+        Self(
+            (kind & 0xf) as u64
+                | ((pending & 0xf) as u64) << 4
+                | ((index & 0xff_ffff) as u64) << 8
+                | (epoch as u64) << 32,
+        )
     }
 
     const fn kind(self) -> u32 {

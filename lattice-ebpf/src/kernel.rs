@@ -111,6 +111,10 @@ impl Cgroup {
             return None;
         }
         let element: u64 = probe(self.0, CGROUP_ANCESTORS.load() + u64::from(level) * 8);
-        Some(if CGROUP_ANCESTORS_ARE_POINTERS.load() == 1 { Cgroup(element as Pointer).id() } else { element })
+        Some(if CGROUP_ANCESTORS_ARE_POINTERS.load() == 1 {
+            Cgroup(element as Pointer).id()
+        } else {
+            element
+        })
     }
 }

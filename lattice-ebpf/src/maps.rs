@@ -7,7 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey, TaskState, counter,
+    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey,
+    TaskState, counter,
 };
 
 #[map]
@@ -76,7 +77,13 @@ impl<T> TaskStorage<T> {
     fn pointer(&self, task: *mut task_struct, flags: u64) -> *mut T {
         // SAFETY: the map is a task storage map; the task is a trusted pointer of the hook or of bpf_get_current_task_btf.
         unsafe {
-            bpf_task_storage_get(core::ptr::from_ref(self).cast_mut().cast(), task, core::ptr::null_mut(), flags).cast()
+            bpf_task_storage_get(
+                core::ptr::from_ref(self).cast_mut().cast(),
+                task,
+                core::ptr::null_mut(),
+                flags,
+            )
+            .cast()
         }
     }
 

@@ -1,10 +1,6 @@
 //! Membership that sticks: forks inherit the mark, and who enters a container's cgroup is marked at the door.
 
-use aya_ebpf::{
-    bindings::task_struct,
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{bindings::task_struct, macros::btf_tracepoint, programs::BtfTracePointContext};
 use lattice_common::abi::{CGROUP_LEVELS, CgroupEntry, CgroupRecord, TaskState, cgroup_kind, counter, record_kind};
 
 use crate::{
@@ -97,7 +93,11 @@ fn announce(context: &BtfTracePointContext, change: u32) -> i32 {
     if !wanted || !cgroup.is_v2() {
         return 0;
     }
-    let record = CgroupRecord { kind: record_kind::CGROUP, change, cgroup_id: cgroup.id() };
+    let record = CgroupRecord {
+        kind: record_kind::CGROUP,
+        change,
+        cgroup_id: cgroup.id(),
+    };
     // Where the ring buffer is full the agent's periodic look at the cgroup tree finds it.
     if EVENTS.output::<CgroupRecord>(&record, 0).is_err() {
         count(counter::RING_FULL);

@@ -1,10 +1,8 @@
 //! The record of a decision that an event is owed for.
 
-use aya_ebpf::{
-    helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str,
-    },
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str,
 };
 use lattice_common::{
     abi::{DigestWords, ExecRecord, RECORD_NAME_BYTES, counter, record_kind},
@@ -49,7 +47,9 @@ pub(crate) struct FileFacts {
 /// reports; the verdict stands either way.
 #[inline(always)]
 pub(crate) fn report(report: &Report<'_>, resolve_path: impl FnOnce(*mut u8) -> i64) {
-    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else { return };
+    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: the element is aligned and lives as long as the map.
     let sequence = unsafe { fetch_increment(sequence) } + 1;
     let Some(mut slot) = EVENTS.reserve::<ExecRecord>(0) else {
@@ -93,7 +93,8 @@ pub(crate) fn report(report: &Report<'_>, resolve_path: impl FnOnce(*mut u8) -> 
         (*record).name_length = if report.name.is_null() {
             -1
         } else {
-            bpf_probe_read_kernel_str((&raw mut (*record).name).cast(), RECORD_NAME_BYTES as u32, report.name) as i32 - 1
+            bpf_probe_read_kernel_str((&raw mut (*record).name).cast(), RECORD_NAME_BYTES as u32, report.name) as i32
+                - 1
         };
     }
     slot.submit(0);

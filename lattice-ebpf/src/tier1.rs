@@ -16,16 +16,16 @@
 mod atomic;
 mod caller;
 mod count;
+#[path = "tier1/identity.rs"]
+mod identity;
+#[path = "tier1/judge.rs"]
+mod judge;
 mod kernel;
 mod kill;
 mod lookup;
 mod maps;
 mod marks;
 mod report;
-#[path = "tier1/identity.rs"]
-mod identity;
-#[path = "tier1/judge.rs"]
-mod judge;
 #[path = "tier1/trusted.rs"]
 mod trusted;
 
@@ -84,7 +84,11 @@ fn lattice_exec_file(context: LsmContext) -> i32 {
     let judged = TASKS.get(current()).map_or(0, |state| state.judged);
     let question = Question {
         hook: hook::BPRM_CHECK_SECURITY,
-        role: if judged == 0 { Role::TARGET } else { Role::SCRIPT_INTERPRETER },
+        role: if judged == 0 {
+            Role::TARGET
+        } else {
+            Role::SCRIPT_INTERPRETER
+        },
         name: bprm.filename(),
         may_hash: true,
         may_kill: true,
@@ -127,7 +131,9 @@ fn lattice_interpreter_opened(context: LsmContext) -> i32 {
     };
     let outcome = judge(&caller, file, question);
     // Looked up again: the helper calls in between end the verifier's knowledge of the first look-up.
-    let Some(state) = TASKS.get(current()) else { return EPERM };
+    let Some(state) = TASKS.get(current()) else {
+        return EPERM;
+    };
     match outcome {
         Outcome::Refused => return EPERM,
         Outcome::Runs => state.stage = stage::INTERPRETER_JUDGED,

@@ -13,16 +13,16 @@
 mod atomic;
 mod caller;
 mod count;
+#[path = "tier2/floor.rs"]
+mod floor;
 mod kernel;
 mod kill;
 mod lookup;
 mod maps;
 mod marks;
-mod report;
-#[path = "tier2/floor.rs"]
-mod floor;
 #[path = "tier2/probed.rs"]
 mod probed;
+mod report;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use lattice_common::verdict::Reason;

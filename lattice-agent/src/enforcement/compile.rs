@@ -18,7 +18,9 @@ pub const MAX_ENTRIES: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// More entries than a set may have.
-    #[error("policy {policy} has {entries} entries; at most {MAX_ENTRIES} are supported: split the service or use scope image")]
+    #[error(
+        "policy {policy} has {entries} entries; at most {MAX_ENTRIES} are supported: split the service or use scope image"
+    )]
     TooManyEntries {
         /// namespace/name.
         policy: String,
@@ -141,13 +143,19 @@ fn origins(from: Origin) -> u32 {
 pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
     let name = || format!("{}/{}", policy.namespace, policy.name);
     if policy.entries.len() > MAX_ENTRIES {
-        return Err(CompileError::TooManyEntries { policy: name(), entries: policy.entries.len() });
+        return Err(CompileError::TooManyEntries {
+            policy: name(),
+            entries: policy.entries.len(),
+        });
     }
     let mut set = EntrySet::default();
     let mut flags = 0;
     for (number, entry) in (0u32..).zip(&policy.entries) {
         if entry.kind == Some(FileKind::Multicall) && !entry.applets.is_empty() {
-            return Err(CompileError::Multicall { policy: name(), path: entry.path.clone() });
+            return Err(CompileError::Multicall {
+                policy: name(),
+                path: entry.path.clone(),
+            });
         }
         let rule = match entry.sha256 {
             Some(digest) => {
@@ -163,15 +171,24 @@ pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
                 flags |= policy_flag::PATHS;
                 let path = entry.path.as_bytes();
                 if PathKey::new(0, path).is_none() {
-                    return Err(CompileError::PathTooLong { policy: name(), path: entry.path.clone() });
+                    return Err(CompileError::PathTooLong {
+                        policy: name(),
+                        path: entry.path.clone(),
+                    });
                 }
-                let rule = set.paths.entry(path.to_vec()).or_insert(EntryRule { origins: 0, entry: number });
+                let rule = set.paths.entry(path.to_vec()).or_insert(EntryRule {
+                    origins: 0,
+                    entry: number,
+                });
                 *rule = with_roles(*rule, entry);
                 // Tier 2 meets the entry's file by its inode, under this value.
                 set.digests.entry(digest_words(&path_digest(path)))
             }
         }
-        .or_insert(EntryRule { origins: 0, entry: number });
+        .or_insert(EntryRule {
+            origins: 0,
+            entry: number,
+        });
         *rule = with_roles(*rule, entry);
     }
     Ok(Compiled {
@@ -188,7 +205,10 @@ pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
 }
 
 fn with_roles(rule: EntryRule, entry: &lattice_policy::Entry) -> EntryRule {
-    entry.roles.iter().fold(rule, |rule, &listed| rule.with(role(listed), origins(entry.from)))
+    entry
+        .roles
+        .iter()
+        .fold(rule, |rule, &listed| rule.with(role(listed), origins(entry.from)))
 }
 
 #[cfg(test)]
@@ -235,13 +255,22 @@ mod tests {
         .unwrap();
         let rule = compiled.set.digests[&digest_words(&[1; 32])];
         assert_eq!(rule.origins_for(verdict::Role::TARGET), verdict::Origin::EXEC_SESSION.0);
-        assert_eq!(rule.origins_for(verdict::Role::SCRIPT_INTERPRETER), EntryRule::ANY_ORIGIN);
+        assert_eq!(
+            rule.origins_for(verdict::Role::SCRIPT_INTERPRETER),
+            EntryRule::ANY_ORIGIN
+        );
     }
 
     #[test]
     fn an_entry_without_size_makes_every_size_be_hashed() {
-        let without = Entry { size_bytes: None, ..entry("/a", Some(1), &[Role::Target], Origin::Any) };
-        assert_eq!(compile(&policy(vec![without])).unwrap().policy.flags, policy_flag::ANY_SIZE);
+        let without = Entry {
+            size_bytes: None,
+            ..entry("/a", Some(1), &[Role::Target], Origin::Any)
+        };
+        assert_eq!(
+            compile(&policy(vec![without])).unwrap().policy.flags,
+            policy_flag::ANY_SIZE
+        );
     }
 
     #[test]
@@ -250,7 +279,10 @@ mod tests {
         assert_eq!(compiled.policy.flags, policy_flag::PATHS);
         assert!(compiled.set.paths.contains_key(b"/opt/tool".as_slice()));
         let long = entry(&format!("/{}", "a".repeat(300)), None, &[Role::Target], Origin::Any);
-        assert!(matches!(compile(&policy(vec![long])), Err(CompileError::PathTooLong { .. })));
+        assert!(matches!(
+            compile(&policy(vec![long])),
+            Err(CompileError::PathTooLong { .. })
+        ));
     }
 
     #[test]
@@ -258,7 +290,10 @@ mod tests {
         let mut busybox = entry("/bin/busybox", Some(1), &[Role::Target], Origin::Any);
         busybox.kind = Some(FileKind::Multicall);
         busybox.applets = vec!["sh".into()];
-        assert!(matches!(compile(&policy(vec![busybox])), Err(CompileError::Multicall { .. })));
+        assert!(matches!(
+            compile(&policy(vec![busybox])),
+            Err(CompileError::Multicall { .. })
+        ));
     }
 
     #[test]

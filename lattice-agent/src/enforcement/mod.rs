@@ -19,7 +19,10 @@ use std::{
 };
 
 use lattice_common::{
-    abi::{self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, TaskState, cgroup_kind, container_flag},
+    abi::{
+        self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, TaskState, cgroup_kind,
+        container_flag,
+    },
     verdict,
 };
 use lattice_policy::{ExecPolicy, FailAction, Mode};
@@ -68,7 +71,11 @@ pub struct ApplyReport {
 impl ApplyReport {
     /// The errors in one text, each with its causes; empty where all is well.
     pub fn text(&self) -> String {
-        self.errors.iter().map(|error| ErrorChain(error).to_string()).collect::<Vec<_>>().join("; ")
+        self.errors
+            .iter()
+            .map(|error| ErrorChain(error).to_string())
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 }
 
@@ -155,7 +162,12 @@ impl<T: Tables> Enforcement<T> {
         let cgroups = tables.cgroups()?;
         // What inherited containers refer to stays as it is until they have been told again.
         let mut used_namespaces: BTreeSet<u32> = containers.values().map(|container| container.namespace).collect();
-        used_namespaces.extend(cgroups.values().filter(|entry| entry.kind == cgroup_kind::POD).map(|entry| entry.index));
+        used_namespaces.extend(
+            cgroups
+                .values()
+                .filter(|entry| entry.kind == cgroup_kind::POD)
+                .map(|entry| entry.index),
+        );
         used_namespaces.insert(0);
         let mut enforcement = Self {
             next_epoch: containers.values().map(|container| container.epoch).max().unwrap_or(0) + 1,
@@ -171,10 +183,17 @@ impl<T: Tables> Enforcement<T> {
             inherited: Inherited {
                 cgroups,
                 policies: policies.keys().copied().collect(),
-                sets: sets.keys().copied().filter(|&number| number >= FIRST_POLICY_SET).collect(),
+                sets: sets
+                    .keys()
+                    .copied()
+                    .filter(|&number| number >= FIRST_POLICY_SET)
+                    .collect(),
                 settled: false,
             },
-            sets: sets.into_iter().map(|(number, set)| (number, LoadedSet { set, users: 0 })).collect(),
+            sets: sets
+                .into_iter()
+                .map(|(number, set)| (number, LoadedSet { set, users: 0 }))
+                .collect(),
             rejected: BTreeMap::new(),
             earlier_slots: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -195,8 +214,12 @@ impl<T: Tables> Enforcement<T> {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_managed_root(&mut self, cgroup_id: u64, unknown: FailAction) -> Result<(), EnforcementError> {
-        self.tables.update_node(&mut |node| node.unknown = fail_action(unknown).0)?;
-        let entry = CgroupEntry { kind: cgroup_kind::MANAGED_ROOT, ..CgroupEntry::default() };
+        self.tables
+            .update_node(&mut |node| node.unknown = fail_action(unknown).0)?;
+        let entry = CgroupEntry {
+            kind: cgroup_kind::MANAGED_ROOT,
+            ..CgroupEntry::default()
+        };
         self.tables.put_cgroup(cgroup_id, entry)?;
         self.inherited.cgroups.remove(&cgroup_id);
         self.managed_root = Some(cgroup_id);
@@ -212,7 +235,12 @@ impl<T: Tables> Enforcement<T> {
     fn set_pod(&mut self, cgroup_id: u64, namespace: &str) -> Result<(), EnforcementError> {
         let index = self.namespace_index(namespace)?;
         let pending = self.pending(namespace);
-        let entry = CgroupEntry { kind: cgroup_kind::POD, index, epoch: 0, pending: pending.0 };
+        let entry = CgroupEntry {
+            kind: cgroup_kind::POD,
+            index,
+            epoch: 0,
+            pending: pending.0,
+        };
         self.tables.put_cgroup(cgroup_id, entry)?;
         self.inherited.cgroups.remove(&cgroup_id);
         self.pods.insert(cgroup_id, namespace.to_owned());
@@ -239,7 +267,9 @@ impl<T: Tables> Enforcement<T> {
     /// # Errors
     /// When the kernel refuses.
     pub fn announce_cgroups(&mut self, announce: bool) -> Result<(), EnforcementError> {
-        Ok(self.tables.update_node(&mut |node| node.announce_cgroups = u32::from(announce))?)
+        Ok(self
+            .tables
+            .update_node(&mut |node| node.announce_cgroups = u32::from(announce))?)
     }
 
     /// The container runtime's own programs, by digest and size.
@@ -249,14 +279,25 @@ impl<T: Tables> Enforcement<T> {
     pub fn set_runtime_programs(&mut self, set: &EntrySet) -> Result<(), EnforcementError> {
         if let Some(old) = self.sets.remove(&RUNTIME_SET) {
             let stale = EntrySet {
-                digests: old.set.digests.into_iter().filter(|(digest, _)| !set.digests.contains_key(digest)).collect(),
+                digests: old
+                    .set
+                    .digests
+                    .into_iter()
+                    .filter(|(digest, _)| !set.digests.contains_key(digest))
+                    .collect(),
                 sizes_bytes: old.set.sizes_bytes.difference(&set.sizes_bytes).copied().collect(),
                 paths: BTreeMap::new(),
             };
             self.tables.remove_set(RUNTIME_SET, &stale)?;
         }
         self.tables.put_set(RUNTIME_SET, set)?;
-        self.sets.insert(RUNTIME_SET, LoadedSet { set: set.clone(), users: 1 });
+        self.sets.insert(
+            RUNTIME_SET,
+            LoadedSet {
+                set: set.clone(),
+                users: 1,
+            },
+        );
         Ok(())
     }
 
@@ -265,7 +306,10 @@ impl<T: Tables> Enforcement<T> {
         let mut report = ApplyReport::default();
         let mut told = BTreeSet::new();
         for policy in policies {
-            let name = PolicyName { namespace: policy.namespace.clone(), name: policy.name.clone() };
+            let name = PolicyName {
+                namespace: policy.namespace.clone(),
+                name: policy.name.clone(),
+            };
             // Of a policy that the kernel cannot be given, and without a generation before, the containers must not run as if there
             // were none: what the policy says of a full map holds.
             let fail = policy.fail;
@@ -279,7 +323,12 @@ impl<T: Tables> Enforcement<T> {
             told.insert(name);
         }
         self.rejected.retain(|name, _| told.contains(name));
-        let gone: Vec<PolicyName> = self.policies.keys().filter(|name| !told.contains(name)).cloned().collect();
+        let gone: Vec<PolicyName> = self
+            .policies
+            .keys()
+            .filter(|name| !told.contains(name))
+            .cloned()
+            .collect();
         if let Err(error) = self.set_overrides(overrides) {
             report.errors.push(error);
         }
@@ -302,7 +351,9 @@ impl<T: Tables> Enforcement<T> {
         }
         let compiled = compile(&policy)?;
         let text = || format!("{}/{}", name.namespace, name.name);
-        let set = self.take_set(&compiled.set).map_err(|source| EnforcementError::Policy { policy: text(), source })?;
+        let set = self
+            .take_set(&compiled.set)
+            .map_err(|source| EnforcementError::Policy { policy: text(), source })?;
         let index = match self.policies.get(name) {
             Some(loaded) => loaded.index,
             None => self.free_policy()?,
@@ -310,7 +361,15 @@ impl<T: Tables> Enforcement<T> {
         self.tables
             .put_policy(index, abi::Policy { set, ..compiled.policy })
             .map_err(|source| EnforcementError::Policy { policy: text(), source })?;
-        let before = self.policies.insert(name.clone(), LoadedPolicy { index, source: policy, compiled, set });
+        let before = self.policies.insert(
+            name.clone(),
+            LoadedPolicy {
+                index,
+                source: policy,
+                compiled,
+                set,
+            },
+        );
         if let Some(before) = before {
             self.release_set(before.set)?;
         }
@@ -337,12 +396,20 @@ impl<T: Tables> Enforcement<T> {
         self.tables.put_set(number, set)?;
         self.next_set += 1;
         self.set_numbers.insert(identity, number);
-        self.sets.insert(number, LoadedSet { set: set.clone(), users: 1 });
+        self.sets.insert(
+            number,
+            LoadedSet {
+                set: set.clone(),
+                users: 1,
+            },
+        );
         Ok(number)
     }
 
     fn release_set(&mut self, number: u32) -> Result<(), EnforcementError> {
-        let Some(loaded) = self.sets.get_mut(&number) else { return Ok(()) };
+        let Some(loaded) = self.sets.get_mut(&number) else {
+            return Ok(());
+        };
         loaded.users = loaded.users.saturating_sub(1);
         if loaded.users > 0 || (self.inherited.sets.contains(&number) && !self.inherited.settled) {
             return Ok(());
@@ -376,7 +443,10 @@ impl<T: Tables> Enforcement<T> {
         let slots = self.tables.namespace_slots();
         let index = (1..slots)
             .find(|index| !self.used_namespaces.contains(index))
-            .ok_or(EnforcementError::NoSlot { what: "namespace", slots })?;
+            .ok_or(EnforcementError::NoSlot {
+                what: "namespace",
+                slots,
+            })?;
         let mode = self.overrides.get(namespace).map_or(0, |&held| mode(held).0);
         self.tables.put_namespace(index, Namespace { mode, reserved: 0 })?;
         self.used_namespaces.insert(index);
@@ -391,7 +461,13 @@ impl<T: Tables> Enforcement<T> {
             let held = self.overrides.get(&namespace).copied();
             if before.get(&namespace).copied() != held {
                 let index = self.namespace_index(&namespace)?;
-                self.tables.put_namespace(index, Namespace { mode: held.map_or(0, |held| mode(held).0), reserved: 0 })?;
+                self.tables.put_namespace(
+                    index,
+                    Namespace {
+                        mode: held.map_or(0, |held| mode(held).0),
+                        reserved: 0,
+                    },
+                )?;
             }
         }
         Ok(())
@@ -423,7 +499,11 @@ impl<T: Tables> Enforcement<T> {
             policy: policy_index,
             namespace,
             flags: if info.has_own_root { container_flag::OWN_ROOT } else { 0 },
-            root_device: if info.root_device == 0 && !is_new { before.root_device } else { info.root_device },
+            root_device: if info.root_device == 0 && !is_new {
+                before.root_device
+            } else {
+                info.root_device
+            },
             missing: missing.0,
             cgroup_id,
         };
@@ -434,7 +514,12 @@ impl<T: Tables> Enforcement<T> {
                 self.tables.put_started(index, epoch)?;
                 self.mark_running(&info, index, epoch)?;
             }
-            let entry = CgroupEntry { kind: cgroup_kind::CONTAINER, index, epoch, pending: 0 };
+            let entry = CgroupEntry {
+                kind: cgroup_kind::CONTAINER,
+                index,
+                epoch,
+                pending: 0,
+            };
             if let Err(error) = self.tables.put_cgroup(cgroup_id, entry) {
                 self.used_containers.remove(&index);
                 return Err(error.into());
@@ -443,7 +528,15 @@ impl<T: Tables> Enforcement<T> {
         }
         let pod = info.pod_cgroup_id.filter(|_| !info.pod.is_empty());
         let namespace = info.namespace.clone();
-        self.containers.insert(cgroup_id, LoadedContainer { index, epoch, info, policy });
+        self.containers.insert(
+            cgroup_id,
+            LoadedContainer {
+                index,
+                epoch,
+                info,
+                policy,
+            },
+        );
         match pod {
             Some(pod) if !self.pods.contains_key(&pod) => self.set_pod(pod, &namespace),
             _ => Ok(()),
@@ -452,11 +545,19 @@ impl<T: Tables> Enforcement<T> {
 
     /// Marks what already runs: nobody knows where it came from, so only entries for any origin hold for it and its children.
     fn mark_running(&mut self, info: &ContainerInfo, container: u32, epoch: u32) -> Result<(), EnforcementError> {
-        let state = TaskState { container, epoch, origin: verdict::Origin::UNKNOWN.0, ..TaskState::default() };
+        let state = TaskState {
+            container,
+            epoch,
+            origin: verdict::Origin::UNKNOWN.0,
+            ..TaskState::default()
+        };
         let mut marked = BTreeSet::new();
         // Until a look finds nobody new: a child that was made meanwhile inherits the mark, or is found by the next look.
         for _ in 0..MARK_ROUNDS {
-            let fresh: Vec<u32> = tasks_below(&info.cgroup_path).into_iter().filter(|task| marked.insert(*task)).collect();
+            let fresh: Vec<u32> = tasks_below(&info.cgroup_path)
+                .into_iter()
+                .filter(|task| marked.insert(*task))
+                .collect();
             if fresh.is_empty() {
                 break;
             }
@@ -472,10 +573,15 @@ impl<T: Tables> Enforcement<T> {
     /// # Errors
     /// When the kernel refuses.
     pub fn container_stopped(&mut self, cgroup_id: u64) -> Result<(), EnforcementError> {
-        let Some(container) = self.containers.remove(&cgroup_id) else { return Ok(()) };
+        let Some(container) = self.containers.remove(&cgroup_id) else {
+            return Ok(());
+        };
         self.remove_container(cgroup_id, container.index)?;
         if let Some(pod) = container.info.pod_cgroup_id
-            && self.containers.values().all(|other| other.info.pod_cgroup_id != Some(pod))
+            && self
+                .containers
+                .values()
+                .all(|other| other.info.pod_cgroup_id != Some(pod))
             && self.pods.remove(&pod).is_some()
         {
             self.tables.remove_cgroup(pod)?;
@@ -494,7 +600,10 @@ impl<T: Tables> Enforcement<T> {
         let slots = self.tables.container_slots();
         let index = (0..slots)
             .find(|index| !self.used_containers.contains(index))
-            .ok_or(EnforcementError::NoSlot { what: "container", slots })?;
+            .ok_or(EnforcementError::NoSlot {
+                what: "container",
+                slots,
+            })?;
         self.used_containers.insert(index);
         Ok(index)
     }
@@ -509,24 +618,43 @@ impl<T: Tables> Enforcement<T> {
     }
 
     fn policy_slot(&self, policy: Option<&PolicyName>, namespace: &str) -> (u32, verdict::FailAction) {
-        let index = policy.and_then(|name| self.policies.get(name)).map_or(0, |loaded| loaded.index);
+        let index = policy
+            .and_then(|name| self.policies.get(name))
+            .map_or(0, |loaded| loaded.index);
         // The strictest word of the namespace's policies: a container that none matches must not be the way around them.
-        let loaded = self.policies.iter().map(|(name, loaded)| (name, loaded.compiled.missing));
+        let loaded = self
+            .policies
+            .iter()
+            .map(|(name, loaded)| (name, loaded.compiled.missing));
         let rejected = self.rejected.iter().map(|(name, missing)| (name, *missing));
-        let missing = strictest(loaded.chain(rejected).filter(|(name, _)| name.namespace == namespace).map(|(_, missing)| missing));
+        let missing = strictest(
+            loaded
+                .chain(rejected)
+                .filter(|(name, _)| name.namespace == namespace)
+                .map(|(_, missing)| missing),
+        );
         (index, missing)
     }
 
     fn match_containers(&mut self) -> Result<(), EnforcementError> {
         let known: Vec<u64> = self.containers.keys().copied().collect();
         for cgroup_id in known {
-            let Some(loaded) = self.containers.get(&cgroup_id) else { continue };
+            let Some(loaded) = self.containers.get(&cgroup_id) else {
+                continue;
+            };
             let policy = self.policy_for(&loaded.info);
             let (policy_index, missing) = self.policy_slot(policy.as_ref(), &loaded.info.namespace);
             let index = loaded.index;
             let container = self.tables.container(index)?;
             if container.policy != policy_index || container.missing != missing.0 {
-                self.tables.put_container(index, Container { policy: policy_index, missing: missing.0, ..container })?;
+                self.tables.put_container(
+                    index,
+                    Container {
+                        policy: policy_index,
+                        missing: missing.0,
+                        ..container
+                    },
+                )?;
             }
             if let Some(loaded) = self.containers.get_mut(&cgroup_id) {
                 loaded.policy = policy;
@@ -543,7 +671,13 @@ impl<T: Tables> Enforcement<T> {
     /// # Errors
     /// When the kernel refuses.
     pub fn settle(&mut self) -> Result<(), EnforcementError> {
-        let inherited = std::mem::replace(&mut self.inherited, Inherited { settled: true, ..Inherited::default() });
+        let inherited = std::mem::replace(
+            &mut self.inherited,
+            Inherited {
+                settled: true,
+                ..Inherited::default()
+            },
+        );
         for (cgroup_id, entry) in inherited.cgroups {
             match entry.kind {
                 cgroup_kind::CONTAINER => self.remove_container(cgroup_id, entry.index)?,
@@ -566,7 +700,10 @@ impl<T: Tables> Enforcement<T> {
 
     /// The container in a slot, if the epoch is still its own.
     pub fn container_in_slot(&self, index: u32, epoch: u32) -> Option<&ContainerInfo> {
-        self.containers.values().find(|known| known.index == index && known.epoch == epoch).map(|known| &known.info)
+        self.containers
+            .values()
+            .find(|known| known.index == index && known.epoch == epoch)
+            .map(|known| &known.info)
     }
 
     /// The policy that a container has, or would have.
@@ -577,7 +714,8 @@ impl<T: Tables> Enforcement<T> {
     /// The policy in a slot, or the one that was there before a restart.
     pub fn policy_in_slot(&self, index: u32) -> Option<&ExecPolicy> {
         let now = self.policies.values().find(|loaded| loaded.index == index);
-        now.or_else(|| self.policies.get(self.earlier_slots.get(&index)?)).map(|loaded| &loaded.source)
+        now.or_else(|| self.policies.get(self.earlier_slots.get(&index)?))
+            .map(|loaded| &loaded.source)
     }
 
     /// All policies in force.
@@ -597,19 +735,26 @@ impl<T: Tables> Enforcement<T> {
 
     /// What holds for the container whose root file system is on a device.
     pub fn standing_on_device(&self, device: u32) -> Option<ContainerStanding> {
-        let known = self.containers.values().find(|known| device != 0 && known.info.root_device == device)?;
+        let known = self
+            .containers
+            .values()
+            .find(|known| device != 0 && known.info.root_device == device)?;
         Some(self.standing(known))
     }
 
     fn standing(&self, known: &LoadedContainer) -> ContainerStanding {
-            let policy = known.policy.as_ref().and_then(|name| self.policies.get(name)).map(|loaded| loaded.source.clone());
-            let held = self.overrides.get(&known.info.namespace).copied();
-            ContainerStanding {
-                info: known.info.clone(),
-                mode: held.or_else(|| policy.as_ref().map(|policy| policy.mode)),
-                is_override: held.is_some(),
-                policy,
-            }
+        let policy = known
+            .policy
+            .as_ref()
+            .and_then(|name| self.policies.get(name))
+            .map(|loaded| loaded.source.clone());
+        let held = self.overrides.get(&known.info.namespace).copied();
+        ContainerStanding {
+            info: known.info.clone(),
+            mode: held.or_else(|| policy.as_ref().map(|policy| policy.mode)),
+            is_override: held.is_some(),
+            policy,
+        }
     }
 }
 
@@ -645,14 +790,24 @@ fn tasks_below(cgroup: &Path) -> Vec<u32> {
 
 fn matches_target(policy: &ExecPolicy, info: &ContainerInfo) -> bool {
     let target = &policy.target;
-    target.workload.as_ref().is_none_or(|workload| *workload == info.workload)
-        && target.container.as_ref().is_none_or(|container| *container == info.name)
-        && target.image_digest.is_none_or(|digest| Some(digest) == info.image_digest)
+    target
+        .workload
+        .as_ref()
+        .is_none_or(|workload| *workload == info.workload)
+        && target
+            .container
+            .as_ref()
+            .is_none_or(|container| *container == info.name)
+        && target
+            .image_digest
+            .is_none_or(|digest| Some(digest) == info.image_digest)
 }
 
 fn specificity(policy: &ExecPolicy) -> u32 {
     let target = &policy.target;
-    u32::from(target.image_digest.is_some()) + u32::from(target.container.is_some()) + u32::from(target.workload.is_some())
+    u32::from(target.image_digest.is_some())
+        + u32::from(target.container.is_some())
+        + u32::from(target.workload.is_some())
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use aya::maps::MapError;
 use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PATH_KEY_BYTES, PathKey, Policy, SizeKey, TaskState,
+    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PATH_KEY_BYTES, PathKey, Policy,
+    SizeKey, TaskState,
 };
 
 use super::compile::EntrySet;
@@ -37,7 +38,7 @@ pub enum TableError {
         map: &'static str,
         /// What it said.
         #[source]
-        source: MapError,
+        source: Box<MapError>,
     },
 }
 
@@ -132,7 +133,11 @@ const E2BIG: i32 = 7;
 pub(crate) fn refused(action: &'static str, map: &'static str) -> impl Fn(MapError) -> TableError {
     move |source| match &source {
         MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(E2BIG) => TableError::Full { map },
-        _ => TableError::Kernel { action, map, source },
+        _ => TableError::Kernel {
+            action,
+            map,
+            source: Box::new(source),
+        },
     }
 }
 
@@ -146,7 +151,9 @@ pub(crate) fn absent_is_fine(result: Result<(), MapError>, map: &'static str) ->
 
 impl Tables for Maps {
     fn put_container(&mut self, index: u32, container: Container) -> Result<(), TableError> {
-        self.containers.set(index, container, 0).map_err(refused("write", "CONTAINERS"))
+        self.containers
+            .set(index, container, 0)
+            .map_err(refused("write", "CONTAINERS"))
     }
 
     fn container(&self, index: u32) -> Result<Container, TableError> {
@@ -175,7 +182,9 @@ impl Tables for Maps {
     }
 
     fn put_cgroup(&mut self, cgroup_id: u64, entry: CgroupEntry) -> Result<(), TableError> {
-        self.cgroups.insert(cgroup_id, entry, 0).map_err(refused("write", "CGROUPS"))
+        self.cgroups
+            .insert(cgroup_id, entry, 0)
+            .map_err(refused("write", "CGROUPS"))
     }
 
     fn remove_cgroup(&mut self, cgroup_id: u64) -> Result<(), TableError> {
@@ -183,16 +192,26 @@ impl Tables for Maps {
     }
 
     fn cgroups(&self) -> Result<BTreeMap<u64, CgroupEntry>, TableError> {
-        self.cgroups.iter().collect::<Result<_, _>>().map_err(refused("read", "CGROUPS"))
+        self.cgroups
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(refused("read", "CGROUPS"))
     }
 
     fn put_policy(&mut self, index: u32, policy: Policy) -> Result<(), TableError> {
-        self.policies.set(index, policy, 0).map_err(refused("write", "POLICIES"))
+        self.policies
+            .set(index, policy, 0)
+            .map_err(refused("write", "POLICIES"))
     }
 
     fn policies(&self) -> Result<BTreeMap<u32, Policy>, TableError> {
         (0..self.policies.len())
-            .map(|index| Ok((index, self.policies.get(&index, 0).map_err(refused("read", "POLICIES"))?)))
+            .map(|index| {
+                Ok((
+                    index,
+                    self.policies.get(&index, 0).map_err(refused("read", "POLICIES"))?,
+                ))
+            })
             .filter(|slot| !matches!(slot, Ok((_, policy)) if policy.set == 0))
             .collect()
     }
@@ -202,7 +221,9 @@ impl Tables for Maps {
     }
 
     fn put_namespace(&mut self, index: u32, namespace: Namespace) -> Result<(), TableError> {
-        self.namespaces.set(index, namespace, 0).map_err(refused("write", "NAMESPACES"))
+        self.namespaces
+            .set(index, namespace, 0)
+            .map_err(refused("write", "NAMESPACES"))
     }
 
     fn namespace_slots(&self) -> u32 {
@@ -220,10 +241,24 @@ impl Tables for Maps {
 
     fn remove_set(&mut self, number: u32, set: &EntrySet) -> Result<(), TableError> {
         for digest in set.digests.keys() {
-            absent_is_fine(self.entries.remove(&EntryKey { digest: *digest, set: number, reserved: 0 }), "ENTRIES")?;
+            absent_is_fine(
+                self.entries.remove(&EntryKey {
+                    digest: *digest,
+                    set: number,
+                    reserved: 0,
+                }),
+                "ENTRIES",
+            )?;
         }
         for &size_bytes in &set.sizes_bytes {
-            absent_is_fine(self.sizes.remove(&SizeKey { size_bytes, set: number, reserved: 0 }), "SIZES")?;
+            absent_is_fine(
+                self.sizes.remove(&SizeKey {
+                    size_bytes,
+                    set: number,
+                    reserved: 0,
+                }),
+                "SIZES",
+            )?;
         }
         for path in set.paths.keys() {
             if let Some(key) = PathKey::new(number, path) {
@@ -246,7 +281,10 @@ impl Tables for Maps {
         for element in self.paths.iter() {
             let (key, rule): (PathKey, EntryRule) = element.map_err(refused("read", "PATHS"))?;
             let length = key.path.iter().position(|&byte| byte == 0).unwrap_or(PATH_KEY_BYTES);
-            sets.entry(key.set).or_default().paths.insert(key.path[..length].to_vec(), rule);
+            sets.entry(key.set)
+                .or_default()
+                .paths
+                .insert(key.path[..length].to_vec(), rule);
         }
         Ok(sets)
     }
@@ -260,11 +298,29 @@ fn insert_set(maps: &mut Maps, number: u32, set: &EntrySet) -> Result<(), TableE
     for (digest, rule) in &set.digests {
         let digest: DigestWords = *digest;
         maps.entries
-            .insert(EntryKey { digest, set: number, reserved: 0 }, rule, 0)
+            .insert(
+                EntryKey {
+                    digest,
+                    set: number,
+                    reserved: 0,
+                },
+                rule,
+                0,
+            )
             .map_err(refused("write", "ENTRIES"))?;
     }
     for &size_bytes in &set.sizes_bytes {
-        maps.sizes.insert(SizeKey { size_bytes, set: number, reserved: 0 }, 1, 0).map_err(refused("write", "SIZES"))?;
+        maps.sizes
+            .insert(
+                SizeKey {
+                    size_bytes,
+                    set: number,
+                    reserved: 0,
+                },
+                1,
+                0,
+            )
+            .map_err(refused("write", "SIZES"))?;
     }
     for (path, rule) in &set.paths {
         if let Some(key) = PathKey::new(number, path) {

@@ -22,17 +22,30 @@ struct Memory {
 
 impl Memory {
     fn with_room(room: usize) -> Self {
-        Self { room, ..Self::default() }
+        Self {
+            room,
+            ..Self::default()
+        }
     }
 
     /// What the kernel would find for a cgroup: the mode and whether a digest is listed; `None` where nothing is known.
     fn judge(&self, cgroup_id: u64, digest: u8) -> Option<(u32, bool)> {
-        let entry = self.cgroups.get(&cgroup_id).filter(|entry| entry.kind == cgroup_kind::CONTAINER)?;
-        let container = self.containers.get(&entry.index).filter(|container| container.epoch == entry.epoch)?;
+        let entry = self
+            .cgroups
+            .get(&cgroup_id)
+            .filter(|entry| entry.kind == cgroup_kind::CONTAINER)?;
+        let container = self
+            .containers
+            .get(&entry.index)
+            .filter(|container| container.epoch == entry.epoch)?;
         let policy = self.policies.get(&container.policy)?;
         let namespace = self.namespaces.get(&container.namespace).copied().unwrap_or_default();
         let mode = abi::effective_mode(namespace.mode, policy.mode).0;
-        let is_listed = self.sets.get(&policy.set)?.digests.contains_key(&abi::digest_words(&[digest; 32]));
+        let is_listed = self
+            .sets
+            .get(&policy.set)?
+            .digests
+            .contains_key(&abi::digest_words(&[digest; 32]));
         Some((mode, is_listed))
     }
 }
@@ -57,7 +70,12 @@ impl Tables for Memory {
     }
 
     fn containers(&self) -> Result<BTreeMap<u32, Container>, TableError> {
-        Ok(self.containers.iter().filter(|(_, container)| container.epoch != 0).map(|(index, slot)| (*index, *slot)).collect())
+        Ok(self
+            .containers
+            .iter()
+            .filter(|(_, container)| container.epoch != 0)
+            .map(|(index, slot)| (*index, *slot))
+            .collect())
     }
 
     fn container_slots(&self) -> u32 {
@@ -84,7 +102,12 @@ impl Tables for Memory {
     }
 
     fn policies(&self) -> Result<BTreeMap<u32, Policy>, TableError> {
-        Ok(self.policies.iter().filter(|(_, policy)| policy.set != 0).map(|(index, policy)| (*index, *policy)).collect())
+        Ok(self
+            .policies
+            .iter()
+            .filter(|(_, policy)| policy.set != 0)
+            .map(|(index, policy)| (*index, *policy))
+            .collect())
     }
 
     fn policy_slots(&self) -> u32 {
@@ -139,7 +162,10 @@ fn policy(namespace: &str, name: &str, digests: &[u8]) -> ExecPolicy {
     ExecPolicy {
         namespace: namespace.into(),
         name: name.into(),
-        target: Target { workload: Some(name.into()), ..Target::default() },
+        target: Target {
+            workload: Some(name.into()),
+            ..Target::default()
+        },
         mode: Mode::Monitor,
         fail: FailSemantics::default(),
         code_loading: CodeLoading::Image,
@@ -175,14 +201,21 @@ const ENFORCE: u32 = verdict::Mode::ENFORCE.0;
 
 #[track_caller]
 fn apply(enforcement: &mut Enforcement<Memory>, policies: &[ExecPolicy], overrides: &[(&str, Mode)]) {
-    let overrides = overrides.iter().map(|(namespace, mode)| ((*namespace).to_owned(), *mode)).collect();
+    let overrides = overrides
+        .iter()
+        .map(|(namespace, mode)| ((*namespace).to_owned(), *mode))
+        .collect();
     let report = enforcement.apply(policies.to_vec(), overrides);
     assert!(report.errors.is_empty(), "{}", report.text());
 }
 
 fn running() -> Enforcement<Memory> {
     let mut enforcement = Enforcement::adopt(Memory::with_room(100)).unwrap();
-    apply(&mut enforcement, &[policy("pay", "api", &[1]), policy("shop", "web", &[2])], &[]);
+    apply(
+        &mut enforcement,
+        &[policy("pay", "api", &[1]), policy("shop", "web", &[2])],
+        &[],
+    );
     enforcement.container_started(container("pay", "api", 11)).unwrap();
     enforcement.container_started(container("shop", "web", 22)).unwrap();
     enforcement
@@ -202,7 +235,11 @@ fn an_override_flips_its_namespace_alone() {
 #[test]
 fn a_new_generation_replaces_the_set_and_frees_the_old_one() {
     let mut enforcement = running();
-    apply(&mut enforcement, &[policy("pay", "api", &[3]), policy("shop", "web", &[2])], &[]);
+    apply(
+        &mut enforcement,
+        &[policy("pay", "api", &[3]), policy("shop", "web", &[2])],
+        &[],
+    );
     assert_eq!(enforcement.tables.judge(11, 3), Some((MONITOR, true)));
     assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, false)));
     assert_eq!(enforcement.tables.sets.len(), 2);
@@ -211,7 +248,11 @@ fn a_new_generation_replaces_the_set_and_frees_the_old_one() {
 #[test]
 fn equal_sets_are_loaded_once() {
     let mut enforcement = Enforcement::adopt(Memory::with_room(100)).unwrap();
-    apply(&mut enforcement, &[policy("pay", "a", &[1, 2]), policy("pay", "b", &[1, 2])], &[]);
+    apply(
+        &mut enforcement,
+        &[policy("pay", "a", &[1, 2]), policy("pay", "b", &[1, 2])],
+        &[],
+    );
     assert_eq!(enforcement.tables.sets.len(), 1);
     apply(&mut enforcement, &[policy("pay", "b", &[1, 2])], &[]);
     assert_eq!(enforcement.tables.sets.len(), 1);
@@ -225,13 +266,23 @@ fn a_full_map_keeps_the_generation_before_and_closes_a_new_policy() {
     apply(&mut enforcement, &[policy("pay", "api", &[1])], &[]);
     enforcement.container_started(container("pay", "api", 11)).unwrap();
     enforcement.container_started(container("shop", "web", 22)).unwrap();
-    let report = enforcement.apply(vec![policy("pay", "api", &[1, 2, 3]), policy("shop", "web", &[4, 5, 6])], BTreeMap::new());
+    let report = enforcement.apply(
+        vec![policy("pay", "api", &[1, 2, 3]), policy("shop", "web", &[4, 5, 6])],
+        BTreeMap::new(),
+    );
     assert_eq!(report.errors.len(), 2);
-    assert!(report.text().contains("pay/api") && report.text().contains("ENTRIES is full"), "{}", report.text());
+    assert!(
+        report.text().contains("pay/api") && report.text().contains("ENTRIES is full"),
+        "{}",
+        report.text()
+    );
     assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, true)));
     let slot = enforcement.tables.cgroups[&22].index;
     assert_eq!(enforcement.tables.containers[&slot].policy, 0);
-    assert_eq!(enforcement.tables.containers[&slot].missing, verdict::FailAction::CLOSED.0);
+    assert_eq!(
+        enforcement.tables.containers[&slot].missing,
+        verdict::FailAction::CLOSED.0
+    );
 }
 
 #[test]
@@ -256,7 +307,10 @@ fn a_restart_changes_nothing_that_is_in_force_until_it_is_told() {
     holds(&restarted);
     restarted.settle().unwrap();
     holds(&restarted);
-    assert_eq!(restarted.tables.cgroups[&11], before.cgroups[&11], "a task's mark names slot and epoch");
+    assert_eq!(
+        restarted.tables.cgroups[&11], before.cgroups[&11],
+        "a task's mark names slot and epoch"
+    );
     assert_eq!(restarted.tables.sets.len(), 2);
 }
 
@@ -305,7 +359,10 @@ fn what_is_new_in_a_known_pod_is_pending_as_its_namespace_says() {
     enforcement.container_started(in_pod("web", 23)).unwrap();
     enforcement.container_started(in_pod("sidecar", 24)).unwrap();
     let pod = enforcement.tables.cgroups[&20];
-    assert_eq!((pod.kind, pod.pending), (cgroup_kind::POD, verdict::FailAction::CLOSED.0));
+    assert_eq!(
+        (pod.kind, pod.pending),
+        (cgroup_kind::POD, verdict::FailAction::CLOSED.0)
+    );
     apply(&mut enforcement, &[], &[]);
     assert_eq!(enforcement.tables.cgroups[&20].pending, verdict::FailAction::OPEN.0);
     enforcement.container_stopped(23).unwrap();

@@ -7,7 +7,9 @@ use nix::time::{ClockId, clock_gettime};
 /// Nanoseconds between the epoch and the start of this boot's clock, as of now. Read anew for each batch: wall clocks are set.
 pub fn boot_offset_nanos() -> i128 {
     let nanos = |clock| {
-        clock_gettime(clock).map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()))
+        clock_gettime(clock).map_or(0, |time| {
+            i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec())
+        })
     };
     nanos(ClockId::CLOCK_REALTIME) - nanos(ClockId::CLOCK_BOOTTIME)
 }

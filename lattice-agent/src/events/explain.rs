@@ -48,7 +48,11 @@ pub fn explain(
         signal_return_code: (record.flags & record_flag::SIGNAL != 0).then_some(record.signal_result),
         path: record.path.clone().unwrap_or_default(),
         path_as_passed: record.name.clone().unwrap_or_default(),
-        sha256: if record.flags & record_flag::DIGEST != 0 { digest_bytes(&record.digest).to_vec() } else { Vec::new() },
+        sha256: if record.flags & record_flag::DIGEST != 0 {
+            digest_bytes(&record.digest).to_vec()
+        } else {
+            Vec::new()
+        },
         size_bytes: record.size_bytes,
         argv: Vec::new(),
         argv_truncated: false,
@@ -60,7 +64,10 @@ pub fn explain(
         ancestors: ancestors(record.parent_pid),
         comm: record.comm.clone(),
         container: Some(container.map_or_else(
-            || v1::Container { cgroup_id: record.cgroup_id, ..v1::Container::default() },
+            || v1::Container {
+                cgroup_id: record.cgroup_id,
+                ..v1::Container::default()
+            },
             container_message,
         )),
         policy: policy.map(|policy| policy_reference(policy, record)),
@@ -128,13 +135,19 @@ fn drift(record: &JudgedFile, policy: Option<&ExecPolicy>) -> &'static str {
 fn is_listed_path(path: &[u8], policy: Option<&ExecPolicy>) -> bool {
     policy.is_some_and(|policy| {
         policy.entries.iter().any(|entry| {
-            entry.path.as_bytes() == path || entry.real_path.as_ref().is_some_and(|real_path| real_path.as_bytes() == path)
+            entry.path.as_bytes() == path
+                || entry
+                    .real_path
+                    .as_ref()
+                    .is_some_and(|real_path| real_path.as_bytes() == path)
         })
     })
 }
 
 fn working_directory(pid: u32) -> Vec<u8> {
-    std::fs::read_link(format!("/proc/{pid}/cwd")).map(|path| path.as_os_str().as_bytes().to_vec()).unwrap_or_default()
+    std::fs::read_link(format!("/proc/{pid}/cwd"))
+        .map(|path| path.as_os_str().as_bytes().to_vec())
+        .unwrap_or_default()
 }
 
 /// The caller's ancestors, nearest first, as far as they are still there.
@@ -142,8 +155,13 @@ pub(crate) fn ancestors(parent_pid: u32) -> Vec<v1::Ancestor> {
     let mut ancestors = Vec::new();
     let mut pid = parent_pid;
     while pid > 1 && ancestors.len() < MAX_ANCESTORS {
-        let Ok(executable) = std::fs::read_link(format!("/proc/{pid}/exe")) else { break };
-        ancestors.push(v1::Ancestor { pid, executable: executable.as_os_str().as_bytes().to_vec() });
+        let Ok(executable) = std::fs::read_link(format!("/proc/{pid}/exe")) else {
+            break;
+        };
+        ancestors.push(v1::Ancestor {
+            pid,
+            executable: executable.as_os_str().as_bytes().to_vec(),
+        });
         match parent_of(pid) {
             Some(parent) => pid = parent,
             None => break,

@@ -24,7 +24,11 @@ pub struct Gaps {
 impl Gaps {
     /// Follows the sequence after `last`.
     pub fn after(last: u64) -> Self {
-        Self { next: last + 1, ahead: BTreeSet::new(), settled_to: last }
+        Self {
+            next: last + 1,
+            ahead: BTreeSet::new(),
+            settled_to: last,
+        }
     }
 
     /// A record came. Returns whether it is new.
@@ -41,12 +45,20 @@ impl Gaps {
     /// The ring buffer was found empty, and the kernel had given `last` as the latest number before that. Returns the holes at or
     /// below the number of the time before.
     pub fn found_empty(&mut self, last: u64) -> Vec<Gap> {
-        let sure_to = if self.ahead.len() > MAX_OPEN { last } else { self.settled_to };
+        let sure_to = if self.ahead.len() > MAX_OPEN {
+            last
+        } else {
+            self.settled_to
+        };
         self.settled_to = last;
         let mut gaps = Vec::new();
         while self.next <= sure_to {
             let end = self.ahead.first().map_or(sure_to, |first| (first - 1).min(sure_to));
-            gaps.push(Gap { first_sequence: self.next, last_sequence: end, cause: "ring-buffer-full".into() });
+            gaps.push(Gap {
+                first_sequence: self.next,
+                last_sequence: end,
+                cause: "ring-buffer-full".into(),
+            });
             self.next = end + 1;
             while self.ahead.remove(&self.next) {
                 self.next += 1;

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use lattice_api::v1::{Event, event::Kind};
-use tokio::{sync::mpsc::{Receiver, UnboundedSender}, time::interval};
+use tokio::{
+    sync::mpsc::{Receiver, UnboundedSender},
+    time::interval,
+};
 
 use super::{
     EventSink,
@@ -44,7 +47,15 @@ impl Reader {
     /// # Errors
     /// When the ring buffer cannot be waited for.
     pub async fn run(self) -> std::io::Result<()> {
-        let Self { ring, state, sink, cgroups, mut own_events, node, last_sequence } = self;
+        let Self {
+            ring,
+            state,
+            sink,
+            cgroups,
+            mut own_events,
+            node,
+            last_sequence,
+        } = self;
         let mut gaps = Gaps::after(last_sequence);
         let mut ring = pollable(ring)?;
         let mut check = interval(CHECK_INTERVAL);
@@ -67,7 +78,9 @@ impl Reader {
                 match decode(&item) {
                     Ok(Record::Exec(record)) => {
                         if gaps.saw(record.sequence) {
-                            let event = state.with_names(&record, |container, policy| explain(&record, &node, container, policy, offset));
+                            let event = state.with_names(&record, |container, policy| {
+                                explain(&record, &node, container, policy, offset)
+                            });
                             state.finish_kill(&record);
                             // The item leaves the buffer when it is dropped, after the event is kept.
                             keep(&*sink, &event).await;
@@ -83,7 +96,11 @@ impl Reader {
             }
             if is_check && let Some(last) = last {
                 for gap in gaps.found_empty(last) {
-                    tracing::warn!(first = gap.first_sequence, last = gap.last_sequence, "events were lost: the ring buffer was full");
+                    tracing::warn!(
+                        first = gap.first_sequence,
+                        last = gap.last_sequence,
+                        "events were lost: the ring buffer was full"
+                    );
                     let event = Event {
                         node: node.name.clone(),
                         boot_id: node.boot_id.clone(),

@@ -85,7 +85,10 @@ struct Cursor<'a> {
 impl Cursor<'_> {
     fn take<const BYTES: usize>(&mut self) -> [u8; BYTES] {
         // The length was checked against the record's own before the first field is read.
-        let (head, rest) = self.bytes.split_first_chunk::<BYTES>().map_or(([0; BYTES], &[][..]), |(head, rest)| (*head, rest));
+        let (head, rest) = self
+            .bytes
+            .split_first_chunk::<BYTES>()
+            .map_or(([0; BYTES], &[][..]), |(head, rest)| (*head, rest));
         self.bytes = rest;
         head
     }
@@ -104,26 +107,46 @@ impl Cursor<'_> {
 /// # Errors
 /// When the kind or the length is not one of this release.
 pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
-    let kind = bytes.first_chunk::<4>().map(|kind| u32::from_ne_bytes(*kind)).ok_or(RecordError::Empty(bytes.len()))?;
+    let kind = bytes
+        .first_chunk::<4>()
+        .map(|kind| u32::from_ne_bytes(*kind))
+        .ok_or(RecordError::Empty(bytes.len()))?;
     let needed = match kind {
         record_kind::EXEC => size_of::<ExecRecord>(),
         record_kind::CGROUP => size_of::<CgroupRecord>(),
         _ => return Err(RecordError::Kind(kind)),
     };
     if bytes.len() != needed {
-        return Err(RecordError::Length { kind, found: bytes.len(), needed });
+        return Err(RecordError::Length {
+            kind,
+            found: bytes.len(),
+            needed,
+        });
     }
     let mut cursor = Cursor { bytes };
     cursor.word();
     if kind == record_kind::CGROUP {
         let made = cursor.word() == 1;
-        return Ok(Record::Cgroup { cgroup_id: cursor.long(), made });
+        return Ok(Record::Cgroup {
+            cgroup_id: cursor.long(),
+            made,
+        });
     }
     let hook = cursor.word();
     let [sequence, time_boot_nanos, cgroup_id, inode, size_bytes] = std::array::from_fn(|_| cursor.long());
     let digest = std::array::from_fn(|_| cursor.long());
     let generation = cursor.long();
-    let [device, file_system, membership, mode, effect, reason, role, origin, flags] = std::array::from_fn(|_| cursor.word());
+    let [
+        device,
+        file_system,
+        membership,
+        mode,
+        effect,
+        reason,
+        role,
+        origin,
+        flags,
+    ] = std::array::from_fn(|_| cursor.word());
     let signal_result = cursor.word().cast_signed();
     let [container, epoch, policy, entry, pid, parent_pid, uid, gid] = std::array::from_fn(|_| cursor.word());
     let [path_length, name_length] = std::array::from_fn(|_| cursor.word().cast_signed());
@@ -180,7 +203,13 @@ mod tests {
         bytes.extend(record_kind::CGROUP.to_ne_bytes());
         bytes.extend(1u32.to_ne_bytes());
         bytes.extend(77u64.to_ne_bytes());
-        assert_eq!(decode(&bytes), Ok(Record::Cgroup { cgroup_id: 77, made: true }));
+        assert_eq!(
+            decode(&bytes),
+            Ok(Record::Cgroup {
+                cgroup_id: 77,
+                made: true
+            })
+        );
     }
 
     #[test]
@@ -196,8 +225,13 @@ mod tests {
         put(std::mem::offset_of!(ExecRecord, name_length), &(-1i32).to_ne_bytes());
         put(std::mem::offset_of!(ExecRecord, comm), b"sh\0junk");
         put(std::mem::offset_of!(ExecRecord, path), b"/a/bjunk");
-        let Ok(Record::Exec(record)) = decode(&bytes) else { panic!("not an exec record") };
-        assert_eq!((record.sequence, record.reason, record.signal_result, record.gid), (5, Reason::ROLE, -16, 42));
+        let Ok(Record::Exec(record)) = decode(&bytes) else {
+            panic!("not an exec record")
+        };
+        assert_eq!(
+            (record.sequence, record.reason, record.signal_result, record.gid),
+            (5, Reason::ROLE, -16, 42)
+        );
         assert_eq!((record.path, record.name), (Some(b"/a/b".to_vec()), None));
         assert_eq!(record.comm, b"sh");
     }

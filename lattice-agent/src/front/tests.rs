@@ -4,7 +4,10 @@ mod world;
 
 use std::{
     env, fs,
-    os::{fd::AsFd as _, unix::process::ExitStatusExt as _},
+    os::{
+        fd::AsFd as _,
+        unix::{fs::MetadataExt as _, process::ExitStatusExt as _},
+    },
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -75,6 +78,8 @@ fn a_layer_on_another_file_system_does_not_hide_the_device() {
             return println!("skipped: a_layer_on_another_file_system_does_not_hide_the_device: {reason}");
         }
     };
+    let shown = fs::metadata(world.root().join("busybox-mark")).unwrap().dev();
+    assert_ne!(shown, u64::from(world.device()), "stat shows the layer");
     check(&world, Answer::Allow, true, None, None);
 }
 

@@ -57,7 +57,11 @@ pub fn path_digest(path: &[u8]) -> [u8; 32] {
 impl Inodes {
     /// Nothing told yet; what an earlier agent told stays until its containers are told again.
     pub fn new(table: InodeTable) -> Self {
-        Self { table, told: BTreeMap::new(), digests: BTreeMap::new() }
+        Self {
+            table,
+            told: BTreeMap::new(),
+            digests: BTreeMap::new(),
+        }
     }
 
     /// Tells the kernel where the policy's files lie in this container. Returns what could not be found out, a sentence each: such a
@@ -82,7 +86,11 @@ impl Inodes {
 
     /// What the kernel was told of a file: its digest (a path entry's value), and whether it is a path entry.
     pub fn known(&self, device: u32, inode: u64) -> Option<(DigestWords, bool)> {
-        let known = self.table.get(InodeKey { inode, device, reserved: 0 })?;
+        let known = self.table.get(InodeKey {
+            inode,
+            device,
+            reserved: 0,
+        })?;
         Some((known.digest, known.flags & inode_flag::PATH != 0))
     }
 
@@ -95,7 +103,13 @@ impl Inodes {
     fn forget(&mut self, keys: BTreeSet<(u32, u64)>) {
         for (device, inode) in keys {
             let is_used = self.told.values().any(|told| told.contains(&(device, inode)));
-            if !is_used && let Err(error) = self.table.remove(InodeKey { inode, device, reserved: 0 }) {
+            if !is_used
+                && let Err(error) = self.table.remove(InodeKey {
+                    inode,
+                    device,
+                    reserved: 0,
+                })
+            {
                 tracing::warn!(%error, "a file of a container that is gone could not be removed from the maps");
             }
         }
@@ -114,7 +128,9 @@ impl Inodes {
         if !metadata.is_file() {
             return Err(format!("{path} is no regular file"));
         }
-        let device = root.device_of(path.as_bytes()).ok_or_else(|| format!("{path}: its mount is not known"))?;
+        let device = root
+            .device_of(path.as_bytes())
+            .ok_or_else(|| format!("{path}: its mount is not known"))?;
         let in_layers = root.in_layers(path.as_bytes());
         let (digest, flags) = match (entry.sha256, &in_layers) {
             (None, _) => (digest_words(&path_digest(entry.path.as_bytes())), inode_flag::PATH),
@@ -123,18 +139,46 @@ impl Inodes {
             (Some(_), Some(layer)) => (self.digest(&layer.file).map_err(said)?, 0),
             (Some(_), None) => (self.digest(&file).map_err(said)?, 0),
         };
-        self.tell(device, metadata.ino(), KnownInode { digest, flags, reserved: 0 }, keys).map_err(|error| format!("{path}: {error}"))?;
+        self.tell(
+            device,
+            metadata.ino(),
+            KnownInode {
+                digest,
+                flags,
+                reserved: 0,
+            },
+            keys,
+        )
+        .map_err(|error| format!("{path}: {error}"))?;
         if flags == 0
             && let Some(layer) = in_layers
         {
-            let known = KnownInode { digest, flags: inode_flag::LAYER, reserved: 0 };
-            self.tell(layer.device, layer.inode, known, keys).map_err(|error| format!("{path}: {error}"))?;
+            let known = KnownInode {
+                digest,
+                flags: inode_flag::LAYER,
+                reserved: 0,
+            };
+            self.tell(layer.device, layer.inode, known, keys)
+                .map_err(|error| format!("{path}: {error}"))?;
         }
         Ok(())
     }
 
-    fn tell(&mut self, device: u32, inode: u64, known: KnownInode, keys: &mut BTreeSet<(u32, u64)>) -> Result<(), TableError> {
-        self.table.insert(InodeKey { inode, device, reserved: 0 }, known)?;
+    fn tell(
+        &mut self,
+        device: u32,
+        inode: u64,
+        known: KnownInode,
+        keys: &mut BTreeSet<(u32, u64)>,
+    ) -> Result<(), TableError> {
+        self.table.insert(
+            InodeKey {
+                inode,
+                device,
+                reserved: 0,
+            },
+            known,
+        )?;
         keys.insert((device, inode));
         Ok(())
     }
@@ -145,7 +189,10 @@ impl Inodes {
             return Ok(*digest);
         }
         if stamp.size_bytes > MAX_FILE_BYTES {
-            return Err(io::Error::other(format!("{} bytes are more than the {MAX_FILE_BYTES} that are hashed", stamp.size_bytes)));
+            return Err(io::Error::other(format!(
+                "{} bytes are more than the {MAX_FILE_BYTES} that are hashed",
+                stamp.size_bytes
+            )));
         }
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 16];
@@ -202,28 +249,50 @@ impl Root {
     fn of(container: &ContainerInfo) -> Result<Self, String> {
         let mounts = Mounts::of("self").map_err(|error| format!("the agent's mounts cannot be read: {error}"))?;
         if !container.has_own_root {
-            return Ok(Self { path: "/".into(), mount: None, mounts });
+            return Ok(Self {
+                path: "/".into(),
+                mount: None,
+                mounts,
+            });
         }
         let mount = mounts
             .root_of_container(&container.container_id)
             .cloned()
-            .ok_or_else(|| format!("the root file system of container {} is not mounted where the agent sees it", container.container_id))?;
-        Ok(Self { path: mount.mount_point.clone(), mount: Some(mount), mounts })
+            .ok_or_else(|| {
+                format!(
+                    "the root file system of container {} is not mounted where the agent sees it",
+                    container.container_id
+                )
+            })?;
+        Ok(Self {
+            path: mount.mount_point.clone(),
+            mount: Some(mount),
+            mounts,
+        })
     }
 
     fn device_of(&self, path: &[u8]) -> Option<u32> {
         match &self.mount {
             Some(mount) => Some(mount.device),
-            None => self.mounts.of_path(Path::new(std::ffi::OsStr::from_bytes(path))).map(|mount| mount.device),
+            None => self
+                .mounts
+                .of_path(Path::new(std::ffi::OsStr::from_bytes(path)))
+                .map(|mount| mount.device),
         }
     }
 
     /// The file of the topmost layer that has the path, which is what the overlay shows.
     fn in_layers(&self, path: &[u8]) -> Option<LayerFile> {
         let layers = &self.mount.as_ref()?.lower_folders;
-        let (layer, file) = layers.iter().find_map(|layer| Some((layer, open_in(layer, path).ok()?)))?;
+        let (layer, file) = layers
+            .iter()
+            .find_map(|layer| Some((layer, open_in(layer, path).ok()?)))?;
         let device = self.mounts.of_path(layer)?.device;
-        Some(LayerFile { device, inode: file.metadata().ok()?.ino(), file })
+        Some(LayerFile {
+            device,
+            inode: file.metadata().ok()?.ino(),
+            file,
+        })
     }
 }
 
@@ -252,7 +321,10 @@ mod tests {
         symlink("/inside", root.path().join("absolute")).unwrap();
         symlink("../../../../../../etc/hostname", root.path().join("out")).unwrap();
         assert_eq!(open_in(root.path(), b"/absolute").unwrap().metadata().unwrap().len(), 1);
-        assert_eq!(open_in(root.path(), b"/out").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            open_in(root.path(), b"/out").unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 
     #[test]

@@ -66,15 +66,29 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
     let file_system = String::from_utf8_lossy(after.next()?).into_owned();
     let options = after.nth(1).unwrap_or_default();
-    let lower_folders = if file_system == "overlay" { lower_folders(&unescape(options)) } else { Vec::new() };
-    Some(Mount { device, mount_point, file_system, lower_folders })
+    let lower_folders = if file_system == "overlay" {
+        lower_folders(&unescape(options))
+    } else {
+        Vec::new()
+    };
+    Some(Mount {
+        device,
+        mount_point,
+        file_system,
+        lower_folders,
+    })
 }
 
 /// `lowerdir=A:B` or, from newer mount calls, several `lowerdir+=A`. A colon in a name is written `\:`.
 fn lower_folders(options: &[u8]) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for option in options.split(|&byte| byte == b',') {
-        let Some(list) = option.strip_prefix(b"lowerdir=").or_else(|| option.strip_prefix(b"lowerdir+=")) else { continue };
+        let Some(list) = option
+            .strip_prefix(b"lowerdir=")
+            .or_else(|| option.strip_prefix(b"lowerdir+="))
+        else {
+            continue;
+        };
         let mut folder = Vec::new();
         let mut bytes = list.iter().copied();
         while let Some(byte) = bytes.next() {
@@ -95,10 +109,14 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, after)) = rest.split_first() {
-        let octal = after.first_chunk::<3>().filter(|digits| first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        let octal = after
+            .first_chunk::<3>()
+            .filter(|digits| first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
         match octal {
             Some(digits) => {
-                let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+                let value = digits
+                    .iter()
+                    .fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
                 bytes.push((value & 0xff) as u8);
                 rest = &after[3..];
             }

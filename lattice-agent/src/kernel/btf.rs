@@ -89,7 +89,10 @@ impl Btf {
     /// # Errors
     /// When the file cannot be read or is malformed.
     pub fn from_file(path: &Path) -> Result<Self, BtfError> {
-        let data = std::fs::read(path).map_err(|source| BtfError::Read { path: path.display().to_string(), source })?;
+        let data = std::fs::read(path).map_err(|source| BtfError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
         Self::parse(data)
     }
 
@@ -107,9 +110,17 @@ impl Btf {
             return Err(BtfError::Malformed("header is too short"));
         }
         let section = |offset: u32, length: u32| -> Result<(usize, usize), BtfError> {
-            let start = header.checked_add(offset as usize).ok_or(BtfError::Malformed("section out of range"))?;
-            let end = start.checked_add(length as usize).ok_or(BtfError::Malformed("section out of range"))?;
-            if end > data.len() { Err(BtfError::Malformed("section out of range")) } else { Ok((start, end)) }
+            let start = header
+                .checked_add(offset as usize)
+                .ok_or(BtfError::Malformed("section out of range"))?;
+            let end = start
+                .checked_add(length as usize)
+                .ok_or(BtfError::Malformed("section out of range"))?;
+            if end > data.len() {
+                Err(BtfError::Malformed("section out of range"))
+            } else {
+                Ok((start, end))
+            }
         };
         let (types_start, types_end) = section(word(8)?, word(12)?)?;
         let (strings, _) = section(word(16)?, word(20)?)?;
@@ -129,7 +140,9 @@ impl Btf {
     /// When there is no such structure.
     pub fn size_of(&self, structure: &'static str) -> Result<u64, BtfError> {
         let at = self.position_of(structure)?;
-        read_word(&self.data, at + 8).map(u64::from).ok_or(BtfError::Malformed("truncated type"))
+        read_word(&self.data, at + 8)
+            .map(u64::from)
+            .ok_or(BtfError::Malformed("truncated type"))
     }
 
     /// Where a field lies; fields of anonymous members count as the structure's own.
@@ -137,7 +150,8 @@ impl Btf {
     /// # Errors
     /// When there is no such structure or field.
     pub fn field(&self, structure: &'static str, field: &'static str) -> Result<Field, BtfError> {
-        self.find_field(self.position_of(structure)?, field, 0)?.ok_or(BtfError::NoField { structure, field })
+        self.find_field(self.position_of(structure)?, field, 0)?
+            .ok_or(BtfError::NoField { structure, field })
     }
 
     /// Whether an array field's elements are pointers.
@@ -173,10 +187,18 @@ impl Btf {
         for member in 0..(info & 0xffff) as usize {
             let at = position + TYPE_BYTES + member * 12;
             let (name_at, type_id, offset) = (word(at)?, word(at + 4)?, word(at + 8)?);
-            let (width_bits, offset_bits) = if has_bit_fields { (offset >> 24, offset & 0xff_ffff) } else { (0, offset) };
+            let (width_bits, offset_bits) = if has_bit_fields {
+                (offset >> 24, offset & 0xff_ffff)
+            } else {
+                (0, offset)
+            };
             let member_name = self.string(name_at)?;
             if member_name == name.as_bytes() {
-                return Ok(Some(Field { offset_bits, width_bits, type_id }));
+                return Ok(Some(Field {
+                    offset_bits,
+                    width_bits,
+                    type_id,
+                }));
             }
             if member_name.is_empty() {
                 let inner = self.resolve(type_id)?;
@@ -194,7 +216,10 @@ impl Btf {
     /// Follows typedefs and qualifiers.
     fn resolve(&self, mut type_id: u32) -> Result<usize, BtfError> {
         for _ in 0..INDIRECTIONS {
-            let position = *self.types.get(type_id as usize).ok_or(BtfError::Malformed("type id out of range"))? as usize;
+            let position = *self
+                .types
+                .get(type_id as usize)
+                .ok_or(BtfError::Malformed("type id out of range"))? as usize;
             if type_id == 0 {
                 return Err(BtfError::Malformed("void where a type is needed"));
             }
@@ -209,7 +234,9 @@ impl Btf {
     }
 
     fn kind(&self, position: usize) -> Result<u32, BtfError> {
-        read_word(&self.data, position + 4).map(|info| info >> 24 & 0x1f).ok_or(BtfError::Malformed("truncated type"))
+        read_word(&self.data, position + 4)
+            .map(|info| info >> 24 & 0x1f)
+            .ok_or(BtfError::Malformed("truncated type"))
     }
 
     fn name(&self, position: usize) -> Result<&[u8], BtfError> {
@@ -217,14 +244,23 @@ impl Btf {
     }
 
     fn string(&self, offset: u32) -> Result<&[u8], BtfError> {
-        let text = self.data.get(self.strings + offset as usize..).ok_or(BtfError::Malformed("string out of range"))?;
-        let end = text.iter().position(|&byte| byte == 0).ok_or(BtfError::Malformed("unterminated string"))?;
+        let text = self
+            .data
+            .get(self.strings + offset as usize..)
+            .ok_or(BtfError::Malformed("string out of range"))?;
+        let end = text
+            .iter()
+            .position(|&byte| byte == 0)
+            .ok_or(BtfError::Malformed("unterminated string"))?;
         Ok(&text[..end])
     }
 }
 
 fn read_word(data: &[u8], at: usize) -> Option<u32> {
-    data.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_ne_bytes)
+    data.get(at..at.checked_add(4)?)?
+        .try_into()
+        .ok()
+        .map(u32::from_ne_bytes)
 }
 
 /// Bytes that follow a type's header.
@@ -252,7 +288,20 @@ mod tests {
         let mut types: Vec<u32> = Vec::new();
         types.extend([1, kind::INT << 24, 4, 32]); // 1: int
         types.extend([0, kind::UNION << 24 | 1, 4, 9, 1, 0]); // 2: union { int b }
-        types.extend([5, 1 << 31 | kind::STRUCT << 24 | 3, 12, 7, 1, 0, 0, 2, 32, 11, 1, 1 << 24 | 66]); // 3: s
+        types.extend([
+            5,
+            1 << 31 | kind::STRUCT << 24 | 3,
+            12,
+            7,
+            1,
+            0,
+            0,
+            2,
+            32,
+            11,
+            1,
+            1 << 24 | 66,
+        ]); // 3: s
         types.extend([0, kind::PTR << 24, 3]); // 4: s *
         types.extend([0, kind::ARRAY << 24, 0, 4, 1, 4]); // 5: s *[4]
         types.extend([13, kind::STRUCT << 24 | 1, 32, 15, 5, 0]); // 6: t

@@ -2,9 +2,8 @@
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy, SizeKey,
-    counter,
-    maps as names,
+    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey,
+    Policy, SizeKey, counter, maps as names,
 };
 
 use crate::enforcement::tables::{TableError, absent_is_fine, refused};
@@ -77,8 +76,14 @@ impl InodeTable {
 }
 
 fn typed<Typed: TryFrom<Map, Error = MapError>>(pins: &PinDirectory, name: &str) -> Result<Typed, ObjectError> {
-    let as_error = |source| ObjectError::Map { map: name.into(), source };
-    Map::from_map_data(open(pins, name)?).map_err(as_error)?.try_into().map_err(as_error)
+    let as_error = |source| ObjectError::Map {
+        map: name.into(),
+        source,
+    };
+    Map::from_map_data(open(pins, name)?)
+        .map_err(as_error)?
+        .try_into()
+        .map_err(as_error)
 }
 
 impl Maps {
@@ -90,11 +95,19 @@ impl Maps {
         (names::STARTED, 4, 4),
         (names::POLICIES, 4, size_of::<Policy>() as u32),
         (names::NAMESPACES, 4, size_of::<Namespace>() as u32),
-        (names::ENTRIES, size_of::<EntryKey>() as u32, size_of::<EntryRule>() as u32),
+        (
+            names::ENTRIES,
+            size_of::<EntryKey>() as u32,
+            size_of::<EntryRule>() as u32,
+        ),
         (names::SIZES, size_of::<SizeKey>() as u32, 4),
         (names::PATHS, size_of::<PathKey>() as u32, size_of::<EntryRule>() as u32),
         (names::DENYLIST, size_of::<DigestWords>() as u32, 4),
-        (names::INODES, size_of::<InodeKey>() as u32, size_of::<KnownInode>() as u32),
+        (
+            names::INODES,
+            size_of::<InodeKey>() as u32,
+            size_of::<KnownInode>() as u32,
+        ),
         (names::COUNTERS, 4, 8),
         (names::SEQUENCE, 4, 8),
     ];
@@ -163,7 +176,11 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn continue_sequence_after(&mut self, last: u64) -> Result<(), MapError> {
-        if self.sequence.get(&0, 0)? < last { self.sequence.set(0, last, 0) } else { Ok(()) }
+        if self.sequence.get(&0, 0)? < last {
+            self.sequence.set(0, last, 0)
+        } else {
+            Ok(())
+        }
     }
 
     /// The sequence number that was given last.

@@ -8,7 +8,10 @@ use std::{fmt, fs, io, path::Path};
 use aya::{
     Btf as AyaBtf, BtfError as AyaBtfError, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{MapData, MapError, MapInfo},
-    programs::{BtfTracePoint, Lsm, ProgramError, links::{FdLink, LinkError}},
+    programs::{
+        BtfTracePoint, Lsm, ProgramError,
+        links::{FdLink, LinkError},
+    },
 };
 use lattice_common::abi::maps as map_names;
 use sha2::{Digest as _, Sha256};
@@ -102,7 +105,9 @@ pub enum ObjectError {
         source: MapError,
     },
     /// A pinned map has another layout than this release.
-    #[error("pinned map {map} has {found}, this release needs {needed}; run `lattice-agent uninstall`, then start again")]
+    #[error(
+        "pinned map {map} has {found}, this release needs {needed}; run `lattice-agent uninstall`, then start again"
+    )]
     Layout {
         /// Which map.
         map: String,
@@ -212,13 +217,25 @@ pub fn activate(tier: Tier, pins: &PinDirectory, sizes: &MapSizes) -> Result<Act
         && let Ok(mut maps) = Maps::open(pins)
         && maps.node().is_ok_and(|node| node.release == release)
     {
-        return Ok(Active { tier, maps, found_pinned: true });
+        return Ok(Active {
+            tier,
+            maps,
+            found_pinned: true,
+        });
     }
     let mut ebpf = load(tier, pins, sizes, &globals)?;
     attach(tier, pins, &mut ebpf)?;
     let mut maps = Maps::open(pins)?;
-    maps.update_node(|node| node.release = release).map_err(|source| ObjectError::Map { map: map_names::NODE.into(), source })?;
-    Ok(Active { tier, maps, found_pinned: false })
+    maps.update_node(|node| node.release = release)
+        .map_err(|source| ObjectError::Map {
+            map: map_names::NODE.into(),
+            source,
+        })?;
+    Ok(Active {
+        tier,
+        maps,
+        found_pinned: false,
+    })
 }
 
 /// Whether the kernel loads and attaches tier 1's programs; nothing stays attached.
@@ -229,11 +246,17 @@ pub fn try_tier_one() -> Result<(), ObjectError> {
     let globals = globals(&Btf::from_file(Path::new(KERNEL_BTF))?)?;
     let mut loader = EbpfLoader::new();
     let btf = kernel_btf()?;
-    loader.btf(Some(&btf)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::STATS);
+    loader
+        .btf(Some(&btf))
+        .allow_unsupported_maps()
+        .verifier_log_level(VerifierLogLevel::STATS);
     for (name, value) in &globals {
         loader.override_global(name, value, false);
     }
-    let mut ebpf = loader.load(object(Tier::One)).map_err(|source| ObjectError::Load { tier: Tier::One, source })?;
+    let mut ebpf = loader.load(object(Tier::One)).map_err(|source| ObjectError::Load {
+        tier: Tier::One,
+        source,
+    })?;
     for (name, hook) in programs(Tier::One) {
         load_and_attach(&mut ebpf, &btf, name, hook)?;
     }
@@ -263,7 +286,10 @@ fn load(tier: Tier, pins: &PinDirectory, sizes: &MapSizes, globals: &Globals) ->
     let btf = kernel_btf()?;
     let mut loader = EbpfLoader::new();
     // Task storage is a map type that aya passes through without an API of its own.
-    loader.btf(Some(&btf)).allow_unsupported_maps().verifier_log_level(VerifierLogLevel::STATS);
+    loader
+        .btf(Some(&btf))
+        .allow_unsupported_maps()
+        .verifier_log_level(VerifierLogLevel::STATS);
     for (name, value) in globals {
         loader.override_global(name, value, false);
     }
@@ -273,7 +299,9 @@ fn load(tier: Tier, pins: &PinDirectory, sizes: &MapSizes, globals: &Globals) ->
     for name in pinned_maps(tier) {
         loader.map_pin_path(name, pins.map(name));
     }
-    let ebpf = loader.load(object(tier)).map_err(|source| ObjectError::Load { tier, source })?;
+    let ebpf = loader
+        .load(object(tier))
+        .map_err(|source| ObjectError::Load { tier, source })?;
     check_layouts(pins)?;
     Ok(ebpf)
 }
@@ -285,11 +313,18 @@ fn check_layouts(pins: &PinDirectory) -> Result<(), ObjectError> {
         if !path.exists() {
             continue;
         }
-        let info = MapInfo::from_pin(&path).map_err(|source| ObjectError::Map { map: (*map).into(), source })?;
+        let info = MapInfo::from_pin(&path).map_err(|source| ObjectError::Map {
+            map: (*map).into(),
+            source,
+        })?;
         let found = (info.key_size(), info.value_size());
         if found != (*key_bytes, *value_bytes) {
             let text = |(key, value): (u32, u32)| format!("keys of {key} and values of {value} bytes");
-            return Err(ObjectError::Layout { map: (*map).into(), found: text(found), needed: text((*key_bytes, *value_bytes)) });
+            return Err(ObjectError::Layout {
+                map: (*map).into(),
+                found: text(found),
+                needed: text((*key_bytes, *value_bytes)),
+            });
         }
     }
     Ok(())
@@ -306,18 +341,28 @@ fn attach(tier: Tier, pins: &PinDirectory, ebpf: &mut Ebpf) -> Result<(), Object
     for (name, link) in links {
         let next = pins.next_link(name);
         remove_if_there(&next).map_err(|source| ObjectError::Link { program: name, source })?;
-        link.pin(&next).map_err(|error| ObjectError::Link { program: name, source: io::Error::other(error) })?;
+        link.pin(&next).map_err(|error| ObjectError::Link {
+            program: name,
+            source: io::Error::other(error),
+        })?;
         pinned.push(name);
     }
     // A link that is replaced here goes with its pin.
     for name in pinned {
-        fs::rename(pins.next_link(name), pins.link(name)).map_err(|source| ObjectError::Link { program: name, source })?;
+        fs::rename(pins.next_link(name), pins.link(name))
+            .map_err(|source| ObjectError::Link { program: name, source })?;
     }
     // What an older release had besides, or another tier.
     for entry in fs::read_dir(pins.links()).into_iter().flatten().flatten() {
-        let known = entry.file_name().to_str().is_some_and(|file| programs(tier).any(|(name, _)| name == file));
+        let known = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|file| programs(tier).any(|(name, _)| name == file));
         if !known {
-            remove_if_there(&entry.path()).map_err(|source| ObjectError::Link { program: "of another release", source })?;
+            remove_if_there(&entry.path()).map_err(|source| ObjectError::Link {
+                program: "of another release",
+                source,
+            })?;
         }
     }
     Ok(())
@@ -331,10 +376,18 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 fn load_and_attach(ebpf: &mut Ebpf, btf: &AyaBtf, name: &'static str, hook: &Hook) -> Result<FdLink, ObjectError> {
-    let refused = |action| move |source| ObjectError::Program { action, program: name, source };
-    let program = ebpf
-        .program_mut(name)
-        .ok_or(ObjectError::Program { action: "find", program: name, source: ProgramError::NotLoaded })?;
+    let refused = |action| {
+        move |source| ObjectError::Program {
+            action,
+            program: name,
+            source,
+        }
+    };
+    let program = ebpf.program_mut(name).ok_or(ObjectError::Program {
+        action: "find",
+        program: name,
+        source: ProgramError::NotLoaded,
+    })?;
     let link: Result<FdLink, LinkError> = match hook {
         Hook::Lsm(hook) => {
             let program: &mut Lsm = program.try_into().map_err(refused("take"))?;
@@ -352,12 +405,22 @@ fn load_and_attach(ebpf: &mut Ebpf, btf: &AyaBtf, name: &'static str, hook: &Hoo
     if let Some(program) = ebpf.program(name)
         && let Ok(info) = program.info()
     {
-        tracing::debug!(program = name, verified_instructions = info.verified_instruction_count(), "attached");
+        tracing::debug!(
+            program = name,
+            verified_instructions = info.verified_instruction_count(),
+            "attached"
+        );
     }
-    link.map_err(|error| ObjectError::Link { program: name, source: io::Error::other(error) })
+    link.map_err(|error| ObjectError::Link {
+        program: name,
+        source: io::Error::other(error),
+    })
 }
 
 /// Opens one pinned map.
 pub(super) fn open(pins: &PinDirectory, name: &str) -> Result<MapData, ObjectError> {
-    MapData::from_pin(pins.map(name)).map_err(|source| ObjectError::Map { map: name.into(), source })
+    MapData::from_pin(pins.map(name)).map_err(|source| ObjectError::Map {
+        map: name.into(),
+        source,
+    })
 }

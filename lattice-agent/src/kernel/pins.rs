@@ -41,7 +41,11 @@ pub enum PinError {
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
-    move |source| PinError::Io { action, path: path.to_path_buf(), source }
+    move |source| PinError::Io {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 /// The pin directory of this schema version.
@@ -53,7 +57,9 @@ pub struct PinDirectory {
 impl PinDirectory {
     /// Below a mounted BPF file system, `/sys/fs/bpf` by default. Makes nothing.
     pub fn new(bpf_file_system: &Path) -> Self {
-        Self { root: bpf_file_system.join("lattice").join(format!("v{SCHEMA_VERSION}")) }
+        Self {
+            root: bpf_file_system.join("lattice").join(format!("v{SCHEMA_VERSION}")),
+        }
     }
 
     /// Makes the folders, root's alone, and mounts the BPF file system where there is none.
@@ -62,14 +68,27 @@ impl PinDirectory {
     /// When there is no BPF file system and none can be mounted, or a folder cannot be made.
     pub fn create(&self) -> Result<(), PinError> {
         let mount_point = self.mount_point();
-        let mounted = statfs(mount_point).is_ok_and(|found| i64::from(found.filesystem_type().0) == BPF_FILE_SYSTEM);
+        let mounted = statfs(mount_point).is_ok_and(|found| found.filesystem_type().0 == BPF_FILE_SYSTEM);
         if !mounted {
-            mount(Some("bpf"), mount_point, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, Some("mode=700"))
-                .map_err(|source| PinError::NoBpfFileSystem { path: mount_point.to_path_buf(), source })?;
+            mount(
+                Some("bpf"),
+                mount_point,
+                Some("bpf"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Some("mode=700"),
+            )
+            .map_err(|source| PinError::NoBpfFileSystem {
+                path: mount_point.to_path_buf(),
+                source,
+            })?;
             tracing::info!(path = %mount_point.display(), "mounted a BPF file system");
         }
         for folder in [self.maps(), self.links()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed("create", &folder))?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .map_err(failed("create", &folder))?;
         }
         Ok(())
     }
@@ -109,7 +128,9 @@ impl PinDirectory {
     /// # Errors
     /// When a pin cannot be removed; those before it are gone.
     pub fn remove_all(&self) -> Result<usize, PinError> {
-        let Some(lattice) = self.root.parent() else { return Ok(0) };
+        let Some(lattice) = self.root.parent() else {
+            return Ok(0);
+        };
         let mut removed = 0;
         for version in list(lattice)? {
             // Links first: a program without its maps would be worse than none.
@@ -129,7 +150,10 @@ impl PinDirectory {
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, PinError> {
     match fs::read_dir(folder) {
-        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(failed("list", folder)),
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", folder)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(failed("list", folder)(error)),
     }

@@ -40,10 +40,20 @@ impl SequenceCounter {
         let map = open(pins, names::SEQUENCE)?;
         // SAFETY: a new mapping of a descriptor that stays open; nothing else of this process is affected.
         let page = unsafe {
-            mmap(None, PAGE_BYTES, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map.fd().as_fd(), 0)
+            mmap(
+                None,
+                PAGE_BYTES,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                map.fd().as_fd(),
+                0,
+            )
         };
         let page = page.map_err(|error| ObjectError::Sequence(error.into()))?;
-        Ok(Self { page: page.cast(), _map: map })
+        Ok(Self {
+            page: page.cast(),
+            _map: map,
+        })
     }
 
     /// The next number.

@@ -53,12 +53,26 @@ impl TaskTable {
         };
         // SAFETY: the map's keys are descriptors and its values TaskState, which both pointers lead to and which outlive the call;
         // the kernel reads no more of the attributes than their size.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, MAP_UPDATE_ELEM, &raw const attributes, size_of::<ElementAttributes>()) };
-        if result < 0 { gone_is_fine(io::Error::last_os_error()) } else { Ok(()) }
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                MAP_UPDATE_ELEM,
+                &raw const attributes,
+                size_of::<ElementAttributes>(),
+            )
+        };
+        if result < 0 {
+            gone_is_fine(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn gone_is_fine(error: io::Error) -> io::Result<()> {
-    if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
+    if error.raw_os_error() == Some(libc::ESRCH) {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }

@@ -45,7 +45,10 @@ impl Sink for Witness {
             Some(container.cgroup_id),
             "{container:?}"
         );
-        self.told.lock().unwrap().push(Told::Started(Box::new(container), acted));
+        self.told
+            .lock()
+            .unwrap()
+            .push(Told::Started(Box::new(container), acted));
         Ok(())
     }
 

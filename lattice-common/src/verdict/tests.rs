@@ -43,8 +43,13 @@ fn a_silent_run_is_exempt_or_listed_for_role_and_origin_or_missing_by_choice() {
     every_combination(|facts, decision| {
         let exempt = EXEMPT.contains(&facts.membership);
         let listed = is_listed(facts) && facts.allowed_origins & facts.origin.0 != 0 && !facts.denylisted;
-        let missing_open = facts.membership == Membership::MISSING_POLICY && facts.fail == FailAction::OPEN && !facts.denylisted;
-        assert_eq!(decision.effect == Effect::RUN, exempt || listed || missing_open, "{facts:?} {decision:?}");
+        let missing_open =
+            facts.membership == Membership::MISSING_POLICY && facts.fail == FailAction::OPEN && !facts.denylisted;
+        assert_eq!(
+            decision.effect == Effect::RUN,
+            exempt || listed || missing_open,
+            "{facts:?} {decision:?}"
+        );
     });
 }
 
@@ -52,7 +57,10 @@ fn a_silent_run_is_exempt_or_listed_for_role_and_origin_or_missing_by_choice() {
 fn what_runs_with_an_event_is_monitored_or_fails_open() {
     every_combination(|facts, decision| {
         if decision.effect == Effect::NOTE {
-            assert!(facts.mode == Mode::MONITOR || facts.fail == FailAction::OPEN, "{facts:?} {decision:?}");
+            assert!(
+                facts.mode == Mode::MONITOR || facts.fail == FailAction::OPEN,
+                "{facts:?} {decision:?}"
+            );
             assert!(!facts.denylisted, "{facts:?}");
         }
     });
@@ -62,7 +70,14 @@ fn what_runs_with_an_event_is_monitored_or_fails_open() {
 fn the_denylist_kills_members_in_every_mode() {
     every_combination(|facts, decision| {
         if facts.denylisted && !EXEMPT.contains(&facts.membership) {
-            assert_eq!(decision, Decision { effect: Effect::KILL, reason: Reason::DENYLISTED }, "{facts:?}");
+            assert_eq!(
+                decision,
+                Decision {
+                    effect: Effect::KILL,
+                    reason: Reason::DENYLISTED
+                },
+                "{facts:?}"
+            );
         }
     });
 }
@@ -71,8 +86,8 @@ fn the_denylist_kills_members_in_every_mode() {
 fn enforce_kills_and_deny_denies_what_no_entry_allows() {
     every_combination(|facts, decision| {
         let judged = facts.membership == Membership::MEMBER && !facts.denylisted;
-        let policy_refuses = facts.identity == Identity::UNLISTED
-            || (is_listed(facts) && facts.allowed_origins & facts.origin.0 == 0);
+        let policy_refuses =
+            facts.identity == Identity::UNLISTED || (is_listed(facts) && facts.allowed_origins & facts.origin.0 == 0);
         if judged && policy_refuses {
             let expected = match facts.mode {
                 Mode::MONITOR => Effect::NOTE,
@@ -87,10 +102,16 @@ fn enforce_kills_and_deny_denies_what_no_entry_allows() {
 #[test]
 fn a_failure_means_what_was_chosen_unless_monitored() {
     every_combination(|facts, decision| {
-        let member_unresolved = facts.membership == Membership::MEMBER && !is_listed(facts) && facts.identity != Identity::UNLISTED;
+        let member_unresolved =
+            facts.membership == Membership::MEMBER && !is_listed(facts) && facts.identity != Identity::UNLISTED;
         let failure = member_unresolved
-            || ![Membership::OUTSIDE, Membership::RUNTIME_HELPER, Membership::MEMBER, Membership::MISSING_POLICY]
-                .contains(&facts.membership);
+            || ![
+                Membership::OUTSIDE,
+                Membership::RUNTIME_HELPER,
+                Membership::MEMBER,
+                Membership::MISSING_POLICY,
+            ]
+            .contains(&facts.membership);
         if failure && !facts.denylisted {
             let expected = match (facts.fail, facts.mode) {
                 (FailAction::OPEN, _) | (_, Mode::MONITOR) => Effect::NOTE,
@@ -140,6 +161,20 @@ fn a_listed_file_in_another_role_says_so() {
         fail: FailAction::CLOSED,
     };
     assert_eq!(verdict(facts).reason, Reason::ROLE);
-    assert_eq!(verdict(Facts { other_role: false, ..facts }).reason, Reason::UNLISTED);
-    assert_eq!(verdict(Facts { allowed_origins: Origin::EXEC_SESSION.0, ..facts }).reason, Reason::ORIGIN);
+    assert_eq!(
+        verdict(Facts {
+            other_role: false,
+            ..facts
+        })
+        .reason,
+        Reason::UNLISTED
+    );
+    assert_eq!(
+        verdict(Facts {
+            allowed_origins: Origin::EXEC_SESSION.0,
+            ..facts
+        })
+        .reason,
+        Reason::ORIGIN
+    );
 }

@@ -10,8 +10,8 @@ use lattice_common::abi::{CachedDigest, DigestWords, EntryRule, PATH_KEY_BYTES, 
 
 use crate::{
     count::count,
-    trusted::{File, Inode, Layer},
     maps::{PATHS, TaskStorage},
+    trusted::{File, Inode, Layer},
 };
 
 #[btf_map]
@@ -60,7 +60,11 @@ pub(crate) fn computed(file: File, inode: Inode, layer: Layer) -> Option<DigestW
 #[inline(always)]
 fn keep(inode: Inode, digest: &DigestWords) {
     // SAFETY: as in `kept`.
-    match unsafe { DIGESTS.get_or_insert_ptr_mut(inode.0.cast_mut().cast::<inode>(), None).as_mut() } {
+    match unsafe {
+        DIGESTS
+            .get_or_insert_ptr_mut(inode.0.cast_mut().cast::<inode>(), None)
+            .as_mut()
+    } {
         Some(cached) => {
             cached.digest = *digest;
             // Filled last: another CPU that finds 0 hashes for itself.
@@ -81,16 +85,26 @@ static PATH_SCRATCH: TaskStorage<KeyWords> = TaskStorage::new();
 /// The rule for the file's resolved path in a set.
 #[inline(always)]
 pub(crate) fn rule_of_path(task: *mut task_struct, set: u32, file: File) -> PathRule {
-    let Some(key) = PATH_SCRATCH.get_or_create(task) else { return PathRule::UNRESOLVED };
+    let Some(key) = PATH_SCRATCH.get_or_create(task) else {
+        return PathRule::UNRESOLVED;
+    };
     let bytes = key.as_mut_ptr().cast::<u8>();
     // SAFETY: the file is trusted; PATH_KEY_BYTES follow the set number in the key.
     let length = unsafe {
         bytes.cast::<u32>().write_volatile(set);
-        bpf_d_path(file.path().cast_mut().cast(), bytes.add(size_of::<u32>()).cast(), PATH_KEY_BYTES as u32)
+        bpf_d_path(
+            file.path().cast_mut().cast(),
+            bytes.add(size_of::<u32>()).cast(),
+            PATH_KEY_BYTES as u32,
+        )
     };
     if length <= 0 {
         // Longer than any path entry can be, or without a name.
-        return if length == -i64::from(ENAMETOOLONG) { PathRule::NONE } else { PathRule::UNRESOLVED };
+        return if length == -i64::from(ENAMETOOLONG) {
+            PathRule::NONE
+        } else {
+            PathRule::UNRESOLVED
+        };
     }
     // What was in the buffer before, and what d_path left behind when it moved the text to its start, must not take part in the key.
     // Arithmetic rather than comparisons: at branches the verifier would follow each length by itself.
@@ -143,7 +157,10 @@ impl PathRule {
         if self == Self::NONE || self == Self::UNRESOLVED {
             None
         } else {
-            Some(EntryRule { origins: (self.0 >> 32) as u32, entry: self.0 as u32 })
+            Some(EntryRule {
+                origins: (self.0 >> 32) as u32,
+                entry: self.0 as u32,
+            })
         }
     }
 }

@@ -10,12 +10,12 @@ use crate::identity::{PathRule, computed, kept, rule_of_path};
 use crate::{
     caller::{Caller, current},
     count::{count, decided},
+    kernel::{Pointer, root_device},
     kill::kill_current,
     lookup::{rule_of_digest, size_is_listed},
-    kernel::{Pointer, root_device},
-    trusted::{File, Layer},
     maps::{DENYLIST, NODE},
     report::{FileFacts, Report, report},
+    trusted::{File, Layer},
 };
 
 /// What the hook knows besides the file.
@@ -102,7 +102,10 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     if let Some(known) = known {
         digest = known;
         flags |= record_flag::DIGEST;
-        if caller.entering != 0 && inode.device() != caller.root_device && rule_of_digest(RUNTIME_SET, &digest).is_some() {
+        if caller.entering != 0
+            && inode.device() != caller.root_device
+            && rule_of_digest(RUNTIME_SET, &digest).is_some()
+        {
             membership = Membership::RUNTIME_HELPER;
         }
         // SAFETY: only presence matters.
@@ -191,5 +194,9 @@ fn act(caller: &Caller, decision: Decision, file: File, question: Question, evid
         // SAFETY: the file is trusted; the record has RECORD_PATH_BYTES for the path.
         |path| unsafe { bpf_d_path(file.path().cast_mut().cast(), path.cast(), RECORD_PATH_BYTES as u32) },
     );
-    if decision.runs() { Outcome::Runs } else { Outcome::Refused }
+    if decision.runs() {
+        Outcome::Runs
+    } else {
+        Outcome::Refused
+    }
 }

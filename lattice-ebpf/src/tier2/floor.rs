@@ -10,7 +10,8 @@ use aya_ebpf::{
 };
 use lattice_common::{
     abi::{
-        DigestWords, InodeKey, KnownInode, RUNTIME_SET, container_flag, counter, hook, inode_flag, policy_flag, record_flag,
+        DigestWords, InodeKey, KnownInode, RUNTIME_SET, container_flag, counter, hook, inode_flag, policy_flag,
+        record_flag,
     },
     verdict::{Decision, Effect, Facts, Identity, Membership, Role},
 };
@@ -46,7 +47,15 @@ struct Seen {
 /// `ip` of x86-64's `struct pt_regs`, which is ABI (ptrace(2)).
 const REGISTERS_INSTRUCTION_POINTER: u64 = 16 * 8;
 
-const NOTHING: Seen = Seen { inode: 0, size_bytes: 0, file_system: 0, device: 0, links: 1, layer: 0, reserved: 0 };
+const NOTHING: Seen = Seen {
+    inode: 0,
+    size_bytes: 0,
+    file_system: 0,
+    device: 0,
+    links: 1,
+    layer: 0,
+    reserved: 0,
+};
 const LOWER: u32 = 1;
 const UPPER: u32 = 2;
 const OTHER: u32 = 3;
@@ -100,7 +109,11 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
     if !is_marked {
         count(counter::MARK_FAILED);
     }
-    let role = if bprm.is_interpreter() { Role::SCRIPT_INTERPRETER } else { Role::TARGET };
+    let role = if bprm.is_interpreter() {
+        Role::SCRIPT_INTERPRETER
+    } else {
+        Role::TARGET
+    };
     let refused = judge_file(caller, &seen, role, bprm.filename(), is_marked);
     if refused || caller.membership != Membership::MEMBER {
         return;
@@ -115,7 +128,13 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
     let mut loader = NOTHING;
     // SAFETY: the callback has the helper's signature and writes only the Seen that it is given.
     let result = unsafe {
-        bpf_find_vma(current(), address, found_area as *mut c_void, (&raw mut loader).cast(), 0)
+        bpf_find_vma(
+            current(),
+            address,
+            found_area as *mut c_void,
+            (&raw mut loader).cast(),
+            0,
+        )
     };
     // Where the loader cannot be seen it is judged as nothing: unresolved.
     if result != 0 {
@@ -148,7 +167,14 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, is_marked
     let mut other_role = false;
     let mut entry = 0;
     // SAFETY: the value is copied at once.
-    let known = unsafe { INODES.get(InodeKey { inode: seen.inode, device: seen.device, reserved: 0 }) }.copied();
+    let known = unsafe {
+        INODES.get(InodeKey {
+            inode: seen.inode,
+            device: seen.device,
+            reserved: 0,
+        })
+    }
+    .copied();
     // An upper dentry means that the content is no longer the layer's. A layer's own inode is what an overlay maps.
     let holds = known.filter(|known| {
         known.flags & inode_flag::PATH != 0
@@ -163,8 +189,11 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, is_marked
                 flags |= record_flag::DIGEST;
             }
             if let Some(rule) = rule_of_digest(caller.set, &digest) {
-                identity =
-                    if known.flags & inode_flag::PATH != 0 { Identity::LISTED_PATH } else { Identity::LISTED_DIGEST };
+                identity = if known.flags & inode_flag::PATH != 0 {
+                    Identity::LISTED_PATH
+                } else {
+                    Identity::LISTED_DIGEST
+                };
                 origins = rule.origins_for(role);
                 other_role = rule.origins != 0;
                 entry = rule.entry;

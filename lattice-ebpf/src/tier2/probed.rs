@@ -1,9 +1,9 @@
 //! Objects that the verifier does not track: a tracepoint's pointers lead no further, so every field is read by the helper.
 
 use crate::kernel::{
-    FILE_F_INODE, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE, INODE_SIZE, LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME,
-    LINUX_BINPRM_INTERP, MM_STRUCT_SAVED_AUXV, OVERLAYFS, Pointer, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC, TASK_STRUCT_MM,
-    VM_AREA_STRUCT_VM_FILE, probe,
+    FILE_F_INODE, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE, INODE_SIZE, LINUX_BINPRM_FILE,
+    LINUX_BINPRM_FILENAME, LINUX_BINPRM_INTERP, MM_STRUCT_SAVED_AUXV, OVERLAYFS, Pointer, SUPER_BLOCK_S_DEV,
+    SUPER_BLOCK_S_MAGIC, TASK_STRUCT_MM, VM_AREA_STRUCT_VM_FILE, probe,
 };
 
 /// Where a file's bytes lie.
@@ -92,7 +92,11 @@ impl ProbedFile {
         if self.file_system() != OVERLAYFS {
             return Layer::Other;
         }
-        if probe::<u64>(self.inode(), INODE_SIZE.load()) == 0 { Layer::Lower } else { Layer::Upper }
+        if probe::<u64>(self.inode(), INODE_SIZE.load()) == 0 {
+            Layer::Lower
+        } else {
+            Layer::Upper
+        }
     }
 }
 
@@ -123,5 +127,9 @@ pub(crate) fn loader_address(task: Pointer, first_instruction: u64) -> u64 {
         }
         pair += 1;
     }
-    if first_instruction != entry { first_instruction } else { base }
+    if first_instruction != entry {
+        first_instruction
+    } else {
+        base
+    }
 }

@@ -71,12 +71,16 @@ impl World {
         };
         let (upper, work, root) = (folder("upper")?, folder("work")?, folder("root")?);
         fill(&lower, &busybox).map_err(|error| error.to_string())?;
-        let options = format!(
+        let mut options = format!(
             "lowerdir={},upperdir={},workdir={}",
             lower.display(),
             upper.display(),
             work.display()
         );
+        if is_lower_apart {
+            // Otherwise free bits of the inode numbers could make room for the layer.
+            options.push_str(",xino=off");
+        }
         let world = Self { scratch, root };
         mount(
             Some("overlay"),

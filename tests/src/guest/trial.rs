@@ -124,6 +124,23 @@ pub struct Outcome {
     pid: u32,
 }
 
+impl Outcome {
+    /// The canary ran.
+    pub fn ran(&self) -> bool {
+        self.status.code() == Some(0) && self.marks.len() == MARK_BYTES
+    }
+
+    /// It was killed before its first instruction.
+    pub fn was_killed(&self) -> bool {
+        self.status.signal() == Some(9) && self.marks.is_empty()
+    }
+
+    /// It was refused with EPERM, and not killed.
+    pub fn was_denied(&self) -> bool {
+        self.status.code() == Some(i32::from(ERRNO_BASE) + 1) && self.marks.is_empty()
+    }
+}
+
 /// One case in one phase.
 pub struct Trial<'a> {
     /// The agent and the rest of the node.
@@ -198,6 +215,14 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// When it cannot be started or does not end.
     pub fn act(&mut self, cgroup: &Path, way: Way, words: &[String]) -> Result<Outcome> {
+        self.act_for(cgroup, way, words, ATTEMPT_LIMIT)
+    }
+
+    /// As [`Trial::act`], with a limit of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end.
+    pub fn act_for(&mut self, cgroup: &Path, way: Way, words: &[String], limit: Duration) -> Result<Outcome> {
         let mark = self.new_mark()?;
         let mut child = Command::new("lattice-vm-suite")
             .arg(VERB)
@@ -209,7 +234,7 @@ impl<'a> Trial<'a> {
             .spawn()
             .context("cannot start the actor")?;
         let pid = child.id();
-        let status = wait(&mut child)?;
+        let status = wait_for(&mut child, limit)?;
         Ok(Outcome { status, marks: fs::read_to_string(&mark).unwrap_or_default(), pid })
     }
 
@@ -304,6 +329,11 @@ impl<'a> Trial<'a> {
         }
     }
 
+    /// Counts the events that came for what they are: the case has compared their number by itself.
+    pub fn count_events(&mut self) {
+        self.expected_events = of_workload(&self.node.told, &self.place.workload()).len();
+    }
+
     /// Says that an attempt was not made through this trial, and owes an event.
     ///
     /// # Errors
@@ -335,15 +365,19 @@ pub fn path_word(path: &Path) -> String {
 /// # Errors
 /// When it does not end in time; it is killed then.
 pub fn wait(child: &mut Child) -> Result<ExitStatus> {
+    wait_for(child, ATTEMPT_LIMIT)
+}
+
+fn wait_for(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
     let started = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if started.elapsed() > ATTEMPT_LIMIT {
+        if started.elapsed() > limit {
             child.kill()?;
             child.wait()?;
-            bail!("it did not end within {ATTEMPT_LIMIT:?}");
+            bail!("it did not end within {limit:?}");
         }
         sleep(Duration::from_millis(1));
     }

@@ -62,12 +62,13 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a_task_that_moves_to_another_container_stays_a_member_of_the_first",
-        prepare: good_and_bad,
+        prepare: with_shell,
         run: |trial| {
+            // By a program of the first, in a subshell so that its status comes back.
             let other = Path::new(CGROUPS).join("monitor_lets_run_and_says_what_would_have_been");
             fs::create_dir_all(&other)?;
-            let words = [path_word(&other), path_word(&trial.path("bad"))];
-            trial.start(Way::AfterMove, &words, Expected::Killed(NOT_IN_IMAGE))
+            let words = shell(trial, &format!("echo 0 > {}/cgroup.procs; ( DIR/bad; exit $? ); exit $?", other.display()));
+            trial.start(Way::Exec, &words, Expected::Killed(NOT_IN_IMAGE))
         },
     },
     Case {

@@ -1,7 +1,9 @@
 //! The cases, in the order in which they run: those that stop the agent come last.
 
+mod agent_life;
 mod content;
 mod interpreter;
+mod live;
 mod membership;
 mod names;
 mod origin;
@@ -37,6 +39,8 @@ pub fn all() -> Vec<Listed> {
         membership::CASES,
         paths::CASES,
         origin::CASES,
+        live::CASES,
+        agent_life::CASES,
     ]
     .into_iter()
     .flatten()

@@ -139,4 +139,23 @@ pub(super) const CASES: &[Case] = &[
             trial.exec(&program, Expected::Noted(cause("unresolved-open", "target", "unresolved")))
         },
     },
+    Case {
+        // Whoever mounts an overlay himself can write to what it calls read-only.
+        name: "a_lower_layer_of_an_overlay_that_the_container_mounted_can_change",
+        prepare: |place| {
+            let overlay = Overlay::at(place.path("overlay"));
+            crate::guest::canaries::write_static(&overlay.lower().join("program"), "good")?;
+            overlay.mount()?;
+            place.canary("bad", "bad")?;
+            Policy::enforce().allow(&overlay.lower().join("program"))
+        },
+        run: |trial| {
+            let overlay = Overlay::at(trial.path("overlay"));
+            let program = overlay.merged().join("program");
+            trial.exec(&program, Expected::Runs)?;
+            trial.exec(&program, Expected::Runs)?;
+            fs::write(overlay.lower().join("program"), fs::read(trial.path("bad"))?)?;
+            trial.exec(&program, Expected::Killed(cause("unlisted", "target", "unlisted-in-image")))
+        },
+    },
 ];

@@ -1,0 +1,103 @@
+//! What changes while the agent runs: policies, good and bad ones.
+
+use std::fs;
+
+use anyhow::Result;
+use lattice_policy::Mode;
+
+use super::content::NOT_IN_IMAGE;
+use crate::guest::{
+    agent::{log_length, wait_for_log},
+    policy::{Policy, write_text},
+    trial::{Case, Expected, Place, Trial},
+};
+
+/// What the agent says once it has taken up a changed folder.
+const IN_FORCE: &str = "policies from files are in force";
+
+fn first_alone(place: &Place) -> Result<Policy> {
+    place.canary("second", "second")?;
+    Policy::enforce().allow(&place.canary("first", "first")?)
+}
+
+/// Replaces the case's policy, and waits until it is in force.
+fn replace(trial: &Trial<'_>, policy: &Policy) -> Result<()> {
+    let before = log_length()?;
+    policy.write(&trial.place.workload())?;
+    wait_for_log(before, IN_FORCE)
+}
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "a_changed_policy_file_holds_at_once",
+        prepare: first_alone,
+        run: |trial| {
+            let (first, second) = (trial.path("first"), trial.path("second"));
+            trial.exec(&first, Expected::Runs)?;
+            trial.exec(&second, Expected::Killed(NOT_IN_IMAGE))?;
+            if trial.is_control() {
+                return Ok(());
+            }
+            replace(trial, &Policy::enforce().allow(&second)?)?;
+            trial.exec(&second, Expected::Runs)?;
+            trial.exec(&first, Expected::Killed(NOT_IN_IMAGE))
+        },
+    },
+    Case {
+        name: "a_flip_from_monitor_to_enforce_and_back_is_live",
+        prepare: |place| {
+            place.canary("bad", "bad")?;
+            Ok(Policy::new(Mode::Monitor))
+        },
+        run: |trial| {
+            let bad = trial.path("bad");
+            trial.exec(&bad, Expected::Noted(NOT_IN_IMAGE))?;
+            if trial.is_control() {
+                return Ok(());
+            }
+            replace(trial, &Policy::new(Mode::Enforce))?;
+            trial.exec(&bad, Expected::Killed(NOT_IN_IMAGE))?;
+            replace(trial, &Policy::new(Mode::Deny))?;
+            trial.exec(&bad, Expected::Denied(NOT_IN_IMAGE))?;
+            replace(trial, &Policy::new(Mode::Monitor))?;
+            trial.exec(&bad, Expected::Noted(NOT_IN_IMAGE))
+        },
+    },
+    Case {
+        name: "a_malformed_policy_file_keeps_the_last_good_state",
+        prepare: first_alone,
+        run: |trial| {
+            let (first, second) = (trial.path("first"), trial.path("second"));
+            if !trial.is_control() {
+                for text in ["spec: [", "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {name: x, namespace: vm}\nspec: {entries: [], modus: open}\n"] {
+                    let before = log_length()?;
+                    write_text(&trial.place.workload(), text)?;
+                    // The file is named, and its line.
+                    wait_for_log(before, &format!("{}.yaml:", trial.place.workload()))?;
+                    trial.exec(&first, Expected::Runs)?;
+                    trial.exec(&second, Expected::Killed(NOT_IN_IMAGE))?;
+                }
+                replace(trial, &Policy::enforce().allow(&second)?)?;
+                return trial.exec(&second, Expected::Runs);
+            }
+            trial.exec(&first, Expected::Runs)?;
+            trial.exec(&second, Expected::Killed(NOT_IN_IMAGE))
+        },
+    },
+    Case {
+        name: "a_policy_that_is_gone_leaves_its_container_to_the_missing_word",
+        prepare: first_alone,
+        run: |trial| {
+            let second = trial.path("second");
+            trial.exec(&second, Expected::Killed(NOT_IN_IMAGE))?;
+            if trial.is_control() {
+                return Ok(());
+            }
+            let before = log_length()?;
+            fs::remove_file(format!("{}/{}.yaml", crate::guest::policy::FOLDER, trial.place.workload()))?;
+            wait_for_log(before, IN_FORCE)?;
+            // `missing: open` is the default: containers without a policy are not Lattice's.
+            trial.exec(&second, Expected::Runs)
+        },
+    },
+];

@@ -95,7 +95,9 @@ impl Place {
     fn clear(&self) {
         self.cgroups.remove();
         unmount_below(&self.run);
-        for folder in [&self.run, &self.sockets] {
+        // The shim keeps runc's state there, by containerd's namespace; `ctr containers create` has no flag for another place.
+        let runc_state = Path::new("/run/containerd/runc").join(self.cgroups.containers_name());
+        for folder in [&self.run, &self.sockets, &runc_state] {
             if folder.exists()
                 && let Err(error) = fs::remove_dir_all(folder)
             {

@@ -47,9 +47,8 @@ impl Signer {
             return Ok(Self::Own(Box::new(random_key()?)));
         };
         run_cosign(
-            Command::new(&program)
-                .args(["generate-key-pair", "--output-key-prefix", name])
-                .current_dir(folder),
+            Command::new(&program).args(["generate-key-pair", "--output-key-prefix", name]),
+            folder,
         )?;
         Ok(Self::Cosign {
             program,
@@ -101,8 +100,8 @@ impl Signer {
                         "--new-bundle-format=false",
                     ])
                     .arg("--allow-insecure-registry")
-                    .arg(format!("{reference}@{digest}"))
-                    .current_dir(folder),
+                    .arg(format!("{reference}@{digest}")),
+                folder,
             ),
             Self::Own(key) => {
                 let payload = payload(&reference, digest)?;
@@ -142,9 +141,13 @@ fn random_key() -> Result<SigningKey> {
     bail!("/dev/urandom gave no number that is a key")
 }
 
-fn run_cosign(command: &mut Command) -> Result<()> {
-    // Without it cosign asks for a password.
-    command.env("COSIGN_PASSWORD", "");
+fn run_cosign(command: &mut Command, folder: &Path) -> Result<()> {
+    command
+        .current_dir(folder)
+        // The user's credentials and caches are none of the demo's business.
+        .env("HOME", folder)
+        // Without it cosign asks for a password.
+        .env("COSIGN_PASSWORD", "");
     let finished = daemon::finish(command, LIMIT)?;
     if !finished.status.success() {
         bail!(

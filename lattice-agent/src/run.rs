@@ -1,7 +1,7 @@
 //! The three commands. Parse everything, then touch the kernel, then run, then stop; what is pinned stays.
 
 use std::{
-    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::ExitCode, sync::Arc, time::Duration,
+    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::ExitCode, sync::Arc, time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -20,7 +20,7 @@ use lattice_agent::{
     inodes::{Inodes, mounts::Mounts},
     kernel::{
         maps::{InodeTable, Maps},
-        object::{Active, MapSizes, ObjectError, Tier, activate, try_tier_one},
+        object::{Active, MapSizes, ObjectError, Tier, activate, is_any_loaded, try_tier_one},
         pins::PinDirectory,
         sequence::SequenceCounter,
     },
@@ -46,6 +46,8 @@ use crate::cli::{Pins, Settings};
 
 /// How often the policy folder is looked at.
 const POLICY_FILES_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the kernel may take to detach a program whose pin is gone.
+const DETACH_WITHIN: Duration = Duration::from_secs(5);
 /// Events of the agent itself that wait for the reader.
 const OWN_EVENTS: usize = 4096;
 /// The hidden command that the watchdog runs.
@@ -72,6 +74,15 @@ pub(crate) fn probe() -> Result<ExitCode> {
 /// `lattice-agent uninstall`.
 pub(crate) fn uninstall(pins: &Pins) -> Result<ExitCode> {
     let removed = PinDirectory::new(&pins.bpf_file_system).remove_all()?;
+    let give_up = Instant::now() + DETACH_WITHIN;
+    while is_any_loaded() {
+        if Instant::now() > give_up {
+            bail!(
+                "{removed} pins are removed, but BPF programs are still loaded: is an agent running? Stop it, then uninstall again"
+            );
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
     println!("removed {removed} pins: nothing is enforced on this node now");
     Ok(ExitCode::SUCCESS)
 }

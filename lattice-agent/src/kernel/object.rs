@@ -11,6 +11,7 @@ use aya::{
     programs::{
         BtfTracePoint, Lsm, ProgramError,
         links::{FdLink, LinkError},
+        loaded_programs,
     },
 };
 use lattice_common::abi::maps as map_names;
@@ -414,6 +415,17 @@ fn load_and_attach(ebpf: &mut Ebpf, btf: &AyaBtf, name: &'static str, hook: &Hoo
     link.map_err(|error| ObjectError::Link {
         program: name,
         source: io::Error::other(error),
+    })
+}
+
+/// Whether a program of ours is loaded, by its name. The kernel takes a removed pin's program down a moment later.
+pub fn is_any_loaded() -> bool {
+    programs(Tier::One).chain(programs(Tier::Two)).any(|(name, _)| {
+        // The kernel keeps 15 bytes of a name.
+        let kept = name.get(..15).unwrap_or(name);
+        loaded_programs()
+            .flatten()
+            .any(|program| program.name_as_str() == Some(kept))
     })
 }
 

@@ -1,7 +1,13 @@
 //! The three commands. Parse everything, then touch the kernel, then run, then stop; what is pinned stays.
 
 use std::{
-    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::ExitCode, sync::Arc, time::{Duration, Instant},
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};

@@ -210,6 +210,12 @@ impl Sink for Shared {
     }
 
     fn stopped(&self, cgroup_id: u64) {
+        let root_device = self.enforcement().root_device_of(cgroup_id);
+        if let (Some(front), Some(device)) = (self.front.get(), root_device)
+            && let Err(error) = front.forget(device, cgroup_id)
+        {
+            tracing::warn!(cgroup_id, error = %ErrorChain(&error), "the root of a container that is gone is still watched");
+        }
         if let Some(inodes) = &self.inodes {
             inodes.lock().unwrap_or_else(PoisonError::into_inner).remove(cgroup_id);
         }

@@ -706,6 +706,11 @@ impl<T: Tables> Enforcement<T> {
             .map(|known| &known.info)
     }
 
+    /// Device of a known container's root file system.
+    pub fn root_device_of(&self, cgroup_id: u64) -> Option<u32> {
+        self.containers.get(&cgroup_id).map(|known| known.info.root_device)
+    }
+
     /// The policy that a container has, or would have.
     pub fn policy_of(&self, info: &ContainerInfo) -> Option<&ExecPolicy> {
         self.policies.get(&self.policy_for(info)?).map(|loaded| &loaded.source)

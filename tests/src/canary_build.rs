@@ -10,7 +10,7 @@ pub const INTERPRETER: &str = "/t/interpreter-00000000";
 /// Where the source lies.
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/canary/canary.rs");
 
-/// Compiles `static` and `dynamic` into a folder.
+/// Compiles `static`, `dynamic` and `loader` into a folder: the last is what the kernel can load as ELF interpreter.
 ///
 /// # Errors
 /// When the compiler cannot be started or says no.
@@ -19,6 +19,7 @@ pub fn build(folder: &Path) -> Result<()> {
     let kinds = [
         ("static", vec!["relocation-model=static", "target-feature=+crt-static"], "-nostartfiles -nostdlib -static -no-pie".to_owned()),
         ("dynamic", vec!["relocation-model=pic"], interpreter),
+        ("loader", vec!["relocation-model=pic"], "-nostartfiles -nostdlib -pie -Wl,--no-dynamic-linker".to_owned()),
     ];
     for (name, options, link_arguments) in kinds {
         compile(&folder.join(name), &options, &link_arguments)?;

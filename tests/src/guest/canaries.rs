@@ -32,6 +32,14 @@ pub fn write_static(path: &Path, variant: &str) -> Result<()> {
     write(path, &patched("static", variant, None)?)
 }
 
+/// Writes a canary that can be an ELF interpreter.
+///
+/// # Errors
+/// As [`write_static`].
+pub fn write_loader(path: &Path, variant: &str) -> Result<()> {
+    write(path, &patched("loader", variant, None)?)
+}
+
 /// Writes a dynamic canary whose ELF interpreter is at `/t/interpreter-` and eight characters.
 ///
 /// # Errors

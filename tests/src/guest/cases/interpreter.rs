@@ -44,6 +44,14 @@ fn put(bytes: &[u8], path: &Path) -> Result<()> {
     canaries::write(path, bytes)
 }
 
+/// A foreign loader that its size does not give away: it has to be hashed where it is mapped.
+fn evil_of_equal_size(path: &Path) -> Result<()> {
+    canaries::write_loader(path, "evil loader")?;
+    let mut bytes = fs::read(path)?;
+    bytes.resize(fs::read(LOADER)?.len(), 0);
+    canaries::write(path, &bytes)
+}
+
 /// The dynamic program and its loader in the lower layer of an overlay.
 fn layered(place: &Place, word: &str) -> Result<(Overlay, Policy)> {
     let overlay = Overlay::at(place.path("overlay"));
@@ -103,7 +111,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "a_loader_replaced_by_a_mount_is_refused_cold_and_warm",
         prepare: |place| {
-            place.canary("evil", "evil loader")?;
+            canaries::write_loader(&place.path("evil"), "evil loader")?;
             dynamic(place, "by-mount")
         },
         run: |trial| {
@@ -119,10 +127,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "a_loader_of_equal_size_and_other_bytes_is_refused",
         prepare: |place| {
-            let mut bytes = fs::read(LOADER)?;
-            let end = bytes.len() - 1;
-            bytes[end] ^= 1;
-            canaries::write(&place.path("evil"), &bytes)?;
+            evil_of_equal_size(&place.path("evil"))?;
             dynamic(place, "equal---")
         },
         run: |trial| {
@@ -136,7 +141,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "a_loader_replaced_by_rename_is_refused",
         prepare: |place| {
-            place.canary("evil", "evil loader")?;
+            canaries::write_loader(&place.path("evil"), "evil loader")?;
             dynamic(place, "renamed-")
         },
         run: |trial| {
@@ -151,7 +156,7 @@ pub(super) const CASES: &[Case] = &[
         name: "a_loader_replaced_in_the_writable_layer_is_refused",
         prepare: |place| {
             let (overlay, policy) = layered(place, "in-upper")?;
-            place.canary("evil", "evil loader")?;
+            canaries::write_loader(&place.path("evil"), "evil loader")?;
             overlay.mount()?;
             Ok(policy)
         },
@@ -170,7 +175,7 @@ pub(super) const CASES: &[Case] = &[
         name: "a_loader_overwritten_in_place_in_the_writable_layer_is_refused",
         prepare: |place| {
             let (overlay, policy) = layered(place, "in-place")?;
-            place.canary("evil", "evil loader")?;
+            canaries::write_loader(&place.path("evil"), "evil loader")?;
             overlay.mount()?;
             Ok(policy)
         },
@@ -189,10 +194,7 @@ pub(super) const CASES: &[Case] = &[
         name: "an_unlisted_loader_of_the_read_only_layer_is_refused_cold_and_warm",
         prepare: |place| {
             let (overlay, policy) = layered(place, "in-lower")?;
-            let mut bytes = fs::read(LOADER)?;
-            let end = bytes.len() - 1;
-            bytes[end] ^= 1;
-            canaries::write(&overlay.lower().join("loader"), &bytes)?;
+            evil_of_equal_size(&overlay.lower().join("loader"))?;
             overlay.mount()?;
             Ok(policy)
         },
@@ -201,6 +203,47 @@ pub(super) const CASES: &[Case] = &[
             // The first is hashed when it is mapped; then its digest is known when it is opened.
             for _ in 0..3 {
                 trial.exec(&program, Expected::Killed(FOREIGN_ON_LAYER))?;
+            }
+            Ok(())
+        },
+    },
+    Case {
+        // On an overlay the kernel opens two files for one: the one below was once taken for what will be mapped.
+        name: "a_loader_of_equal_size_in_the_writable_layer_is_refused",
+        prepare: |place| {
+            let (overlay, policy) = layered(place, "eq-upper")?;
+            evil_of_equal_size(&place.path("evil"))?;
+            overlay.mount()?;
+            Ok(policy)
+        },
+        run: |trial| {
+            let merged = Overlay::at(trial.path("overlay")).merged();
+            let program = merged.join("program");
+            trial.exec(&program, Expected::Runs)?;
+            fs::copy(trial.path("evil"), merged.join("next"))?;
+            fs::rename(merged.join("next"), merged.join("loader"))?;
+            trial.exec(&program, Expected::Killed(FOREIGN))?;
+            trial.exec(&program, Expected::Killed(FOREIGN))
+        },
+    },
+    Case {
+        // What a static program leaves behind was once taken for the next program's interpreter.
+        name: "a_program_that_a_static_one_becomes_is_no_interpreter",
+        prepare: |place| {
+            let overlay = Overlay::at(place.path("overlay"));
+            let shell = overlay.lower().join("sh");
+            canaries::write(&shell, &fs::read("/usr/bin/busybox")?)?;
+            let good = overlay.lower().join("good");
+            canaries::write_static(&good, "good")?;
+            overlay.mount()?;
+            Policy::enforce().allow(&shell)?.allow(&good)
+        },
+        run: |trial| {
+            let merged = Overlay::at(trial.path("overlay")).merged();
+            let words = [path_word(&merged.join("sh")), "-c".into(), format!("exec {}", path_word(&merged.join("good")))];
+            // Cold, then with digests that are kept.
+            for _ in 0..3 {
+                trial.start(Way::Exec, &words, Expected::Runs)?;
             }
             Ok(())
         },

@@ -270,7 +270,10 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
 }
 
 fn activate_best(settings: &Settings, pins: &PinDirectory) -> Result<Active> {
-    let sizes = MapSizes(vec![(map_names::ENTRIES, settings.max_entries)]);
+    let sizes = MapSizes(vec![
+        (map_names::ENTRIES, settings.max_entries),
+        (map_names::SIZES, settings.max_entries),
+    ]);
     Ok(match settings.tier {
         Some(1) => activate(Tier::One, pins, &sizes)?,
         Some(_) => activate(Tier::Two, pins, &sizes)?,

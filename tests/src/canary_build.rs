@@ -17,9 +17,17 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/canary/canary.rs");
 pub fn build(folder: &Path) -> Result<()> {
     let interpreter = format!("-nostartfiles -nostdlib -pie -Wl,--dynamic-linker={INTERPRETER}");
     let kinds = [
-        ("static", vec!["relocation-model=static", "target-feature=+crt-static"], "-nostartfiles -nostdlib -static -no-pie".to_owned()),
+        (
+            "static",
+            vec!["relocation-model=static", "target-feature=+crt-static"],
+            "-nostartfiles -nostdlib -static -no-pie".to_owned(),
+        ),
         ("dynamic", vec!["relocation-model=pic"], interpreter),
-        ("loader", vec!["relocation-model=pic"], "-nostartfiles -nostdlib -pie -Wl,--no-dynamic-linker".to_owned()),
+        (
+            "loader",
+            vec!["relocation-model=pic"],
+            "-nostartfiles -nostdlib -pie -Wl,--no-dynamic-linker".to_owned(),
+        ),
     ];
     for (name, options, link_arguments) in kinds {
         compile(&folder.join(name), &options, &link_arguments)?;
@@ -29,11 +37,27 @@ pub fn build(folder: &Path) -> Result<()> {
 
 fn compile(output: &Path, options: &[&str], link_arguments: &str) -> Result<()> {
     let mut compiler = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    compiler.args(["--edition", "2024", "--crate-type", "bin", "-C", "opt-level=s", "-C", "panic=abort", "-C", "strip=symbols"]);
+    compiler.args([
+        "--edition",
+        "2024",
+        "--crate-type",
+        "bin",
+        "-C",
+        "opt-level=s",
+        "-C",
+        "panic=abort",
+        "-C",
+        "strip=symbols",
+    ]);
     for option in options {
         compiler.args(["-C", option]);
     }
-    compiler.arg("-C").arg(format!("link-args={link_arguments}")).arg(SOURCE).arg("-o").arg(output);
+    compiler
+        .arg("-C")
+        .arg(format!("link-args={link_arguments}"))
+        .arg(SOURCE)
+        .arg("-o")
+        .arg(output);
     let status = compiler.status().context("cannot start rustc")?;
     if !status.success() {
         bail!("rustc could not compile {SOURCE}: {status}");

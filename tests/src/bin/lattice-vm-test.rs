@@ -35,17 +35,29 @@ fn main() -> Result<ExitCode> {
     let programs = own.parent().context("this program lies in no folder")?;
     let folder = tempfile::tempdir().context("cannot make a folder for the canaries")?;
     let mut vm = Command::new(arguments.xtask.unwrap_or_else(|| programs.join("xtask")));
-    vm.args(["vm", "--no-build", "--kernel", &arguments.kernel, "--timeout", &arguments.timeout.to_string()]);
+    vm.args([
+        "vm",
+        "--no-build",
+        "--kernel",
+        &arguments.kernel,
+        "--timeout",
+        &arguments.timeout.to_string(),
+    ]);
     canary_build::build(folder.path())?;
     // As a folder: the dynamic one's loader is made by the cases, in the guest.
     vm.arg("--copy").arg(copy(folder.path(), Path::new("/canary")));
-    vm.arg("--copy").arg(copy(&programs.join("lattice-vm-suite"), Path::new("/usr/bin/lattice-vm-suite")));
+    vm.arg("--copy").arg(copy(
+        &programs.join("lattice-vm-suite"),
+        Path::new("/usr/bin/lattice-vm-suite"),
+    ));
     for (name, guest) in COPIED {
         vm.arg("--copy").arg(copy(&find(name)?, Path::new(guest)));
     }
     vm.args(["--", "lattice-vm-suite"]).args(&arguments.only);
     let status = vm.status().context("cannot start xtask vm")?;
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    Ok(ExitCode::from(
+        status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+    ))
 }
 
 fn copy(host: &Path, guest: &Path) -> String {

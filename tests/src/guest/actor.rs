@@ -84,8 +84,14 @@ pub fn act(arguments: &[String]) -> ExitCode {
 
 fn try_to_act(arguments: &[String]) -> io::Result<u8> {
     let bad = || io::Error::other("CGROUP WAY PROGRAM are missing");
-    let [cgroup, word, rest @ ..] = arguments else { return Err(bad()) };
-    let way = WORDS.iter().find(|(_, known)| known == word).map(|(way, _)| *way).ok_or_else(bad)?;
+    let [cgroup, word, rest @ ..] = arguments else {
+        return Err(bad());
+    };
+    let way = WORDS
+        .iter()
+        .find(|(_, known)| known == word)
+        .map(|(way, _)| *way)
+        .ok_or_else(bad)?;
     // Opened before the cgroup is entered and the root is changed.
     enter(cgroup)?;
     let rest = match (way, rest) {
@@ -117,22 +123,31 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
             execute(&words)
         }
         Way::Memory | Way::SealedMemory => {
-            let mut memory = File::from(memfd_create(c"copy", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+            let mut memory = File::from(memfd_create(
+                c"copy",
+                MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+            )?);
             memory.write_all(&fs::read(program)?)?;
             if way == Way::SealedMemory {
-                let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+                let seals =
+                    SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
                 fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
             }
             execute_file(&memory, rest)
         }
         Way::Thread => {
             let words = rest.to_vec();
-            std::thread::spawn(move || execute(&words)).join().map_err(|_| io::Error::other("the thread panicked"))?
+            std::thread::spawn(move || execute(&words))
+                .join()
+                .map_err(|_| io::Error::other("the thread panicked"))?
         }
         Way::Child => {
             use std::os::unix::process::ExitStatusExt as _;
             match Command::new(program).args(&rest[1..]).status() {
-                Ok(status) => Ok(status.code().or(status.signal().map(|signal| 128 + signal)).map_or(BROKEN, |code| code as u8)),
+                Ok(status) => Ok(status
+                    .code()
+                    .or(status.signal().map(|signal| 128 + signal))
+                    .map_or(BROKEN, |code| code as u8)),
                 Err(error) => errno_code(&error),
             }
         }
@@ -148,7 +163,13 @@ fn execute(words: &[String]) -> io::Result<u8> {
 }
 
 fn execute_file(file: &File, words: &[String]) -> io::Result<u8> {
-    let text = |words: Vec<Vec<u8>>| words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(io::Error::other);
+    let text = |words: Vec<Vec<u8>>| {
+        words
+            .into_iter()
+            .map(CString::new)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(io::Error::other)
+    };
     let arguments = text(words.iter().map(|word| word.clone().into_bytes()).collect())?;
     let environment = text(
         std::env::vars_os()
@@ -162,9 +183,13 @@ fn execute_file(file: &File, words: &[String]) -> io::Result<u8> {
 }
 
 fn errno_code(error: &io::Error) -> io::Result<u8> {
-    let errno = error.raw_os_error().ok_or_else(|| io::Error::other(error.to_string()))?;
+    let errno = error
+        .raw_os_error()
+        .ok_or_else(|| io::Error::other(error.to_string()))?;
     if errno == Errno::ENOENT as i32 {
         eprintln!("actor: {error}");
     }
-    u8::try_from(errno).map(|errno| ERRNO_BASE.saturating_add(errno)).map_err(io::Error::other)
+    u8::try_from(errno)
+        .map(|errno| ERRNO_BASE.saturating_add(errno))
+        .map_err(io::Error::other)
 }

@@ -38,7 +38,11 @@ impl Agent {
     /// # Errors
     /// When it ends or does not become ready in time; the end of its log is in the error.
     pub fn start(arguments: &[String], told: &Told) -> Result<Self> {
-        let log = File::options().create(true).append(true).open(LOG).context("cannot open the agent's log")?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(LOG)
+            .context("cannot open the agent's log")?;
         let offset = log.metadata()?.len() as usize;
         let mut child = Command::new("lattice-agent")
             .arg("run")
@@ -66,7 +70,10 @@ impl Agent {
             }
             sleep(Duration::from_millis(20));
         }
-        Ok(Self { child, _follower: Follower::start(told)? })
+        Ok(Self {
+            child,
+            _follower: Follower::start(told)?,
+        })
     }
 
     /// Sends a signal.
@@ -131,7 +138,11 @@ pub fn wait_for_log(offset: usize, text: &str) -> Result<()> {
 /// Prints what the agent's log says besides its events, for a look at failures.
 pub fn print_troubles() {
     let text = log_after(0).unwrap_or_default();
-    for line in text.lines().filter(|line| !line.contains("sequence=") && !line.contains(" DEBUG ")).take(LINES_SHOWN) {
+    for line in text
+        .lines()
+        .filter(|line| !line.contains("sequence=") && !line.contains(" DEBUG "))
+        .take(LINES_SHOWN)
+    {
         println!("agent: {}", line.chars().take(400).collect::<String>());
     }
 }
@@ -146,7 +157,10 @@ fn tail(text: &str) -> String {
 /// # Errors
 /// When there is no answer.
 pub fn status() -> Result<serde_json::Value> {
-    let output = Command::new("latticectl").args(["status", "-o", "json"]).output().context("cannot start latticectl")?;
+    let output = Command::new("latticectl")
+        .args(["status", "-o", "json"])
+        .output()
+        .context("cannot start latticectl")?;
     if !output.status.success() {
         bail!("latticectl status: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -158,7 +172,9 @@ pub fn status() -> Result<serde_json::Value> {
 /// # Errors
 /// When there is no answer or no such counter.
 pub fn counter(name: &str) -> Result<u64> {
-    status()?["counters"][name].as_u64().with_context(|| format!("status has no counter {name}"))
+    status()?["counters"][name]
+        .as_u64()
+        .with_context(|| format!("status has no counter {name}"))
 }
 
 /// Removes every pin.

@@ -51,9 +51,17 @@ pub fn write_dynamic(path: &Path, variant: &str, interpreter: &Path) -> Result<(
 fn patched(kind: &str, variant: &str, interpreter: Option<&Path>) -> Result<Vec<u8>> {
     let path = PathBuf::from(COMPILED).join(kind);
     let mut bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    replace(&mut bytes, format!("{MARK_START}000000000").as_bytes(), mark(variant).as_bytes())?;
+    replace(
+        &mut bytes,
+        format!("{MARK_START}000000000").as_bytes(),
+        mark(variant).as_bytes(),
+    )?;
     if let Some(interpreter) = interpreter {
-        replace(&mut bytes, INTERPRETER.as_bytes(), interpreter.to_string_lossy().as_bytes())?;
+        replace(
+            &mut bytes,
+            INTERPRETER.as_bytes(),
+            interpreter.to_string_lossy().as_bytes(),
+        )?;
     }
     Ok(bytes)
 }

@@ -69,7 +69,11 @@ pub type Told = Arc<Mutex<BTreeMap<u64, Event>>>;
 
 /// Every event so far, in order.
 pub fn all(told: &Told) -> Vec<Event> {
-    told.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    told.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .values()
+        .cloned()
+        .collect()
 }
 
 /// Events of a workload so far, in order.
@@ -77,7 +81,12 @@ pub fn of_workload(told: &Told, workload: &str) -> Vec<Violation> {
     all(told)
         .into_iter()
         .filter_map(|event| event.violation)
-        .filter(|violation| violation.container.as_ref().is_some_and(|container| container.workload == workload))
+        .filter(|violation| {
+            violation
+                .container
+                .as_ref()
+                .is_some_and(|container| container.workload == workload)
+        })
         .collect()
 }
 
@@ -105,7 +114,10 @@ impl Follower {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 match serde_json::from_str::<Event>(&line) {
                     Ok(event) => {
-                        telling.lock().unwrap_or_else(PoisonError::into_inner).insert(event.sequence, event);
+                        telling
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .insert(event.sequence, event);
                     }
                     Err(error) => println!("note: latticectl events said {line}: {error}"),
                 }

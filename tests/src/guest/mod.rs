@@ -31,7 +31,11 @@ pub fn run(only: &[String]) -> ExitCode {
             Listed::Case(case) if is_chosen(case.name) => cases.push(case),
             Listed::Skipped { name, reason } if is_chosen(name) => match reason() {
                 Some(reason) => report.skip(name, &reason),
-                None => report.case(name, &Err(anyhow::anyhow!("it could run here, and no case does")), std::time::Duration::ZERO),
+                None => report.case(
+                    name,
+                    &Err(anyhow::anyhow!("it could run here, and no case does")),
+                    std::time::Duration::ZERO,
+                ),
             },
             _ => {}
         }
@@ -63,7 +67,11 @@ pub fn run(only: &[String]) -> ExitCode {
         }
     }
     if only.is_empty() {
-        report.case("every refusal made one event", &count_again(&node, &told), std::time::Duration::ZERO);
+        report.case(
+            "every refusal made one event",
+            &count_again(&node, &told),
+            std::time::Duration::ZERO,
+        );
     }
     if report.has_failures() {
         agent::print_troubles();
@@ -83,7 +91,9 @@ fn control(case: &Case, node: &mut Node) -> Result<()> {
 fn begin(cases: &[Case], node: &mut Node) -> Result<()> {
     for case in cases {
         let place = fresh(case)?;
-        (case.prepare)(&place).with_context(|| format!("{}: prepare", case.name))?.write(&place.workload())?;
+        (case.prepare)(&place)
+            .with_context(|| format!("{}: prepare", case.name))?
+            .write(&place.workload())?;
         node.add(&place)?;
     }
     node.start()

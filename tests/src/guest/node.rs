@@ -36,7 +36,8 @@ impl Node {
 
     /// A container, for the next start.
     pub fn add_cgroup(&mut self, cgroup: &Path, workload: &str) {
-        self.containers.push(format!("{}={NAMESPACE}/{workload}/c", cgroup.display()));
+        self.containers
+            .push(format!("{}={NAMESPACE}/{workload}/c", cgroup.display()));
     }
 
     /// Starts the agent.

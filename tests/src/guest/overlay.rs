@@ -45,10 +45,20 @@ impl Overlay {
         for folder in [self.lower(), self.upper(), self.merged(), work.clone()] {
             fs::create_dir_all(folder)?;
         }
-        let options =
-            format!("lowerdir={},upperdir={},workdir={}", self.lower().display(), self.upper().display(), work.display());
-        mount(Some("overlay"), &self.merged(), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .with_context(|| format!("cannot mount an overlay at {}", self.merged().display()))
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            self.lower().display(),
+            self.upper().display(),
+            work.display()
+        );
+        mount(
+            Some("overlay"),
+            &self.merged(),
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .with_context(|| format!("cannot mount an overlay at {}", self.merged().display()))
     }
 }
 

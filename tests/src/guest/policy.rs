@@ -71,6 +71,17 @@ impl Policy {
         Ok(self)
     }
 
+    /// Names the entries as a container sees them whose root is the folder.
+    #[must_use]
+    pub fn below(mut self, root: &Path) -> Self {
+        for entry in &mut self.0.entries {
+            if let Ok(relative) = Path::new(&entry.path.to_string()).strip_prefix(root) {
+                entry.path = Path::new("/").join(relative).to_string_lossy().as_ref().into();
+            }
+        }
+        self
+    }
+
     /// Whatever lies at the path.
     #[must_use]
     pub fn allow_path(mut self, path: &Path) -> Self {
@@ -85,7 +96,10 @@ impl Policy {
     pub fn write(&self, workload: &str) -> Result<()> {
         let policy = ExecPolicy {
             name: workload.into(),
-            target: Target { workload: Some(workload.into()), ..Target::default() },
+            target: Target {
+                workload: Some(workload.into()),
+                ..Target::default()
+            },
             ..self.0.clone()
         };
         write_text(workload, &to_yaml(&policy))

@@ -51,7 +51,11 @@ pub struct Place {
 impl Place {
     /// Of a case.
     pub fn of(name: &'static str) -> Self {
-        Self { name, folder: Path::new("/tmp/cases").join(name), cgroup: Path::new(CGROUPS).join(name) }
+        Self {
+            name,
+            folder: Path::new("/tmp/cases").join(name),
+            cgroup: Path::new(CGROUPS).join(name),
+        }
     }
 
     /// Its workload: the case's name as Kubernetes would take it.
@@ -151,12 +155,20 @@ pub struct Trial<'a> {
     pub phase: Phase,
     expected_events: usize,
     attempts: u32,
+    holds_events: bool,
 }
 
 impl<'a> Trial<'a> {
     /// Begins.
     pub fn new(node: &'a mut Node, place: Place, phase: Phase) -> Self {
-        Self { node, place, phase, expected_events: 0, attempts: 0 }
+        Self {
+            node,
+            place,
+            phase,
+            expected_events: 0,
+            attempts: 0,
+            holds_events: false,
+        }
     }
 
     /// Whether there is no agent.
@@ -196,8 +208,13 @@ impl<'a> Trial<'a> {
     #[track_caller]
     pub fn attempt(&mut self, cgroup: &Path, way: Way, words: &[String], expected: Expected) -> Result<()> {
         let line = std::panic::Location::caller().line();
-        self.try_attempt(cgroup, way, words, expected)
-            .with_context(|| format!("{} of {}, line {line}, expected {expected:?}", way.word(), words.join(" ")))
+        self.try_attempt(cgroup, way, words, expected).with_context(|| {
+            format!(
+                "{} of {}, line {line}, expected {expected:?}",
+                way.word(),
+                words.join(" ")
+            )
+        })
     }
 
     fn try_attempt(&mut self, cgroup: &Path, way: Way, words: &[String], expected: Expected) -> Result<()> {
@@ -205,7 +222,12 @@ impl<'a> Trial<'a> {
         let forwards = matches!(way, Way::Child) || words.first().is_some_and(|word| word.ends_with("/sh"));
         self.compare(&outcome, expected, forwards)?;
         if let Some(violation) = self.event_owed(expected)? {
-            ensure!(forwards || violation.pid == outcome.pid, "the event names pid {}, it was {}", violation.pid, outcome.pid);
+            ensure!(
+                forwards || violation.pid == outcome.pid,
+                "the event names pid {}, it was {}",
+                violation.pid,
+                outcome.pid
+            );
         }
         Ok(())
     }
@@ -235,7 +257,11 @@ impl<'a> Trial<'a> {
             .context("cannot start the actor")?;
         let pid = child.id();
         let status = wait_for(&mut child, limit)?;
-        Ok(Outcome { status, marks: fs::read_to_string(&mark).unwrap_or_default(), pid })
+        Ok(Outcome {
+            status,
+            marks: fs::read_to_string(&mark).unwrap_or_default(),
+            pid,
+        })
     }
 
     /// A mark file that nobody has used.
@@ -257,7 +283,10 @@ impl<'a> Trial<'a> {
         let is_right = match (self.phase, expected) {
             (_, Expected::Fails(number)) => errno(number) && marks == 0,
             (Phase::Control, _) => {
-                ensure!(code == Some(0) && marks == 1, "without the agent: {seen}: this proves nothing");
+                ensure!(
+                    code == Some(0) && marks == 1,
+                    "without the agent: {seen}: this proves nothing"
+                );
                 true
             }
             (_, Expected::Runs | Expected::Noted(_)) => code == Some(0) && marks == 1,
@@ -272,13 +301,18 @@ impl<'a> Trial<'a> {
         of_workload(&self.node.told, &self.place.workload())
             .iter()
             .skip(self.expected_events)
-            .map(|event| format!("{} {} {} {} {}", event.effective_action, event.reason, event.role, event.drift, event.path))
+            .map(|event| {
+                format!(
+                    "{} {} {} {} {}",
+                    event.effective_action, event.reason, event.role, event.drift, event.path
+                )
+            })
             .collect::<Vec<_>>()
             .join(", ")
     }
 
     fn event_owed(&mut self, expected: Expected) -> Result<Option<Violation>> {
-        if self.is_control() {
+        if self.is_control() || self.holds_events {
             return Ok(None);
         }
         let (cause, action) = match expected {
@@ -296,7 +330,12 @@ impl<'a> Trial<'a> {
     /// When none comes, or another.
     pub fn event(&mut self, cause: Cause, action: &str) -> Result<Violation> {
         let event = self.next_event()?;
-        let found = (event.reason.as_str(), event.role.as_str(), event.drift.as_str(), event.effective_action.as_str());
+        let found = (
+            event.reason.as_str(),
+            event.role.as_str(),
+            event.drift.as_str(),
+            event.effective_action.as_str(),
+        );
         ensure!(
             found == (cause.reason, cause.role, cause.drift, action),
             "the event of {} at {} says {found:?}, expected {cause:?} {action}",
@@ -304,9 +343,17 @@ impl<'a> Trial<'a> {
             event.hook
         );
         if action == "deny+kill" {
-            ensure!(event.signal_return_code == Some(0), "the signal returned {:?}", event.signal_return_code);
+            ensure!(
+                event.signal_return_code == Some(0),
+                "the signal returned {:?}",
+                event.signal_return_code
+            );
         } else {
-            ensure!(event.signal_return_code.is_none(), "a signal was sent: {:?}", event.signal_return_code);
+            ensure!(
+                event.signal_return_code.is_none(),
+                "a signal was sent: {:?}",
+                event.signal_return_code
+            );
         }
         Ok(event)
     }
@@ -329,6 +376,26 @@ impl<'a> Trial<'a> {
         }
     }
 
+    /// While no agent runs no event is waited for; each is owed afterwards.
+    pub fn hold_events(&mut self, hold: bool) {
+        self.holds_events = hold;
+    }
+
+    /// Compares the exit code of what ran elsewhere, and its mark, with what was expected.
+    ///
+    /// # Errors
+    /// When something else came of it.
+    pub fn judge_code(&mut self, code: i32, mark: &Path, expected: Expected) -> Result<()> {
+        let marks = fs::read_to_string(mark).unwrap_or_default();
+        let outcome = Outcome {
+            status: ExitStatus::from_raw(code << 8),
+            marks,
+            pid: 0,
+        };
+        self.compare(&outcome, expected, true)?;
+        self.event_owed(expected).map(drop)
+    }
+
     /// Counts the events that came for what they are: the case has compared their number by itself.
     pub fn count_events(&mut self) {
         self.expected_events = of_workload(&self.node.told, &self.place.workload()).len();
@@ -349,7 +416,12 @@ impl<'a> Trial<'a> {
     pub fn finish(self) -> Result<usize> {
         if !self.is_control() {
             let told = of_workload(&self.node.told, &self.place.workload()).len();
-            ensure!(told == self.expected_events, "{told} events for {} refusals: {}", self.expected_events, self.told());
+            ensure!(
+                told == self.expected_events,
+                "{told} events for {} refusals: {}",
+                self.expected_events,
+                self.told()
+            );
         }
         Ok(self.expected_events)
     }

@@ -40,9 +40,12 @@ impl Tally {
         if let Some(reason) = line.strip_prefix("skipped: ") {
             self.skips.push(reason.to_owned());
             self.harness_skips += 1;
-        } else if let Some(reason) = line.strip_prefix("FAILED: ") {
+        } else if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
+            self.is_harness = true;
+        } else if let Some(reason) = line.strip_prefix("FAILED: ").filter(|_| !self.is_harness) {
             self.failures.push(reason.to_owned());
-        } else if let Some([passed, failed, skipped]) = parse_sum(line) {
+        } else if let Some([passed, failed, skipped]) = parse_sum(line).filter(|_| !self.is_harness) {
+            // Under cargo's harness such a line is what some test printed.
             self.add(passed, failed, skipped);
         } else if let Some([passed, failed, ignored]) = parse_harness_sum(line) {
             self.is_harness = true;
@@ -207,6 +210,19 @@ mod tests {
             [5, 0, 1],
         );
         check(&["0 passed, 0 failed, 0 skipped"], None, [0, 0, 0]);
+    }
+
+    #[test]
+    fn a_sum_that_a_test_prints_under_cargos_harness_is_not_the_suites() {
+        check(
+            &[
+                "running 1 test",
+                "0 passed, 24 failed, 0 skipped",
+                "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.22s",
+            ],
+            None,
+            [1, 0, 0],
+        );
     }
 
     #[test]

@@ -54,15 +54,28 @@ pub(super) const CASES: &[Case] = &[
             let good = trial.act(&cgroup, Way::Exec, &[path_word(&trial.path("good"))])?;
             ensure!(good.ran(), "what is listed did not run while the agent was down");
             trial.node.start()?;
-            ensure!(log_after(log)?.contains("found_pinned=true"), "the programs were loaded anew");
+            ensure!(
+                log_after(log)?.contains("found_pinned=true"),
+                "the programs were loaded anew"
+            );
             for _ in 0..5 {
                 trial.owed(Expected::Killed(NOT_IN_IMAGE))?;
             }
             trial.exec(&trial.path("bad"), Expected::Killed(NOT_IN_IMAGE))?;
             let told = events::all(&trial.node.told);
-            let new: Vec<u64> = told.iter().map(|event| event.sequence).filter(|&sequence| sequence > before).collect();
-            ensure!(new == (before + 1..=before + 6).collect::<Vec<_>>(), "after {before} came {new:?}");
-            ensure!(told.iter().all(|event| event.gap.is_none()), "a gap is told where nothing was lost");
+            let new: Vec<u64> = told
+                .iter()
+                .map(|event| event.sequence)
+                .filter(|&sequence| sequence > before)
+                .collect();
+            ensure!(
+                new == (before + 1..=before + 6).collect::<Vec<_>>(),
+                "after {before} came {new:?}"
+            );
+            ensure!(
+                told.iter().all(|event| event.gap.is_none()),
+                "a gap is told where nothing was lost"
+            );
             Ok(())
         },
     },
@@ -72,9 +85,11 @@ pub(super) const CASES: &[Case] = &[
             let shell = place.path("sh");
             fs::copy("/usr/bin/busybox", &shell)?;
             place.canary("bad", "bad")?;
-            Policy::enforce()
-                .allow(&shell)?
-                .allow_as(&place.canary("probe", "probe")?, &[Role::Target], Origin::ExecSession)
+            Policy::enforce().allow(&shell)?.allow_as(
+                &place.canary("probe", "probe")?,
+                &[Role::Target],
+                Origin::ExecSession,
+            )
         },
         run: |trial| {
             // The application: waits for a file outside of its cgroup, then starts the probe's program and an unlisted one.
@@ -88,7 +103,14 @@ pub(super) const CASES: &[Case] = &[
                 let _ = fs::remove_file(trial.path(name));
             }
             let mut application = Command::new("lattice-vm-suite")
-                .args(["act", &path_word(&trial.place.cgroup), "exec", &path_word(&trial.path("sh")), "-c", &line])
+                .args([
+                    "act",
+                    &path_word(&trial.place.cgroup),
+                    "exec",
+                    &path_word(&trial.path("sh")),
+                    "-c",
+                    &line,
+                ])
                 .env("LATTICE_MARK", &mark)
                 .spawn()
                 .context("cannot start the application")?;
@@ -98,12 +120,21 @@ pub(super) const CASES: &[Case] = &[
             }
             fs::write(trial.path("go"), "")?;
             crate::guest::trial::wait(&mut application)?;
-            let told = [fs::read_to_string(trial.path("first"))?, fs::read_to_string(trial.path("second"))?];
+            let told = [
+                fs::read_to_string(trial.path("first"))?,
+                fs::read_to_string(trial.path("second"))?,
+            ];
             let marks = fs::read_to_string(&mark).unwrap_or_default();
             if trial.is_control() {
-                ensure!(told == ["0\n", "0\n"] && !marks.is_empty(), "without the agent: {told:?}");
+                ensure!(
+                    told == ["0\n", "0\n"] && !marks.is_empty(),
+                    "without the agent: {told:?}"
+                );
             } else {
-                ensure!(told == ["137\n", "137\n"] && marks.is_empty(), "the application's children ended with {told:?}");
+                ensure!(
+                    told == ["137\n", "137\n"] && marks.is_empty(),
+                    "the application's children ended with {told:?}"
+                );
             }
             trial.owed(Expected::Killed(cause("origin", "target", "unlisted-in-image")))?;
             trial.owed(Expected::Killed(NOT_IN_IMAGE))?;
@@ -143,7 +174,10 @@ pub(super) const CASES: &[Case] = &[
             let said = agent::uninstall()?;
             ensure!(said.contains("removed"), "uninstall says {said}");
             ensure!(!agent::pins().exists(), "{} is still there", agent::pins().display());
-            ensure!(fs::read_dir("/sys/fs/bpf")?.next().is_none(), "the BPF file system is not empty");
+            ensure!(
+                fs::read_dir("/sys/fs/bpf")?.next().is_none(),
+                "the BPF file system is not empty"
+            );
             // The kernel lets go of programs some time after the last name of a link is gone.
             let cgroup = trial.place.cgroup.clone();
             let started = Instant::now();
@@ -152,7 +186,10 @@ pub(super) const CASES: &[Case] = &[
                 if outcome.ran() {
                     return Ok(());
                 }
-                ensure!(started.elapsed() < Duration::from_secs(5), "after uninstall: {outcome:?}");
+                ensure!(
+                    started.elapsed() < Duration::from_secs(5),
+                    "after uninstall: {outcome:?}"
+                );
                 sleep(Duration::from_millis(100));
             }
         },
@@ -176,7 +213,9 @@ fn managed_root(trial: &mut Trial<'_>) -> Result<()> {
     let before = trial.act(&unknown, Way::Exec, &words)?;
     ensure!(before.ran(), "a cgroup that is nobody's business was judged");
     for (word, action) in [("closed", "deny"), ("kill", "deny+kill"), ("open", "none")] {
-        trial.node.more_arguments = ["--managed-root", &path_word(root), "--unknown", word].map(String::from).to_vec();
+        trial.node.more_arguments = ["--managed-root", &path_word(root), "--unknown", word]
+            .map(String::from)
+            .to_vec();
         let earlier = last_sequence(trial);
         trial.node.restart(Signal::SIGTERM)?;
         let outcome = trial.act(&unknown, Way::Exec, &words)?;
@@ -188,7 +227,10 @@ fn managed_root(trial: &mut Trial<'_>) -> Result<()> {
         ensure!(is_right, "--unknown {word}: {outcome:?}");
         let started = Instant::now();
         let event = loop {
-            if let Some(event) = events::all(&trial.node.told).into_iter().find(|event| event.sequence > earlier) {
+            if let Some(event) = events::all(&trial.node.told)
+                .into_iter()
+                .find(|event| event.sequence > earlier)
+            {
                 break event;
             }
             ensure!(started.elapsed() < Duration::from_secs(5), "--unknown {word}: no event");
@@ -205,7 +247,9 @@ fn managed_root(trial: &mut Trial<'_>) -> Result<()> {
     }
     // Registered later, it is a container like any other.
     trial.node.add_cgroup(&unknown, &trial.place.workload());
-    trial.node.more_arguments = ["--managed-root", &path_word(root), "--unknown", "closed"].map(String::from).to_vec();
+    trial.node.more_arguments = ["--managed-root", &path_word(root), "--unknown", "closed"]
+        .map(String::from)
+        .to_vec();
     trial.node.restart(Signal::SIGTERM)?;
     trial.attempt(&unknown, Way::Exec, &words, Expected::Killed(NOT_IN_IMAGE))?;
     trial.node.more_arguments.clear();
@@ -225,7 +269,10 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
     let cgroup = trial.place.cgroup.clone();
     if trial.is_control() {
         let outcome = trial.act_for(&cgroup, Way::Exec, &words, Duration::from_secs(60))?;
-        ensure!(outcome.marks.len() / crate::guest::canaries::MARK_BYTES == 20, "without the agent not every try ran");
+        ensure!(
+            outcome.marks.len() / crate::guest::canaries::MARK_BYTES == 20,
+            "without the agent not every try ran"
+        );
         return Ok(());
     }
     let before = last_sequence(trial);
@@ -235,12 +282,18 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
     let outcome = trial.act_for(&cgroup, Way::Exec, &words, Duration::from_secs(60));
     trial.node.agent()?.signal(Signal::SIGCONT)?;
     ensure!(outcome?.marks.is_empty(), "something ran");
-    ensure!(fs::read_to_string(trial.path("ran"))?.trim() == "0", "the shell says that something ran");
+    ensure!(
+        fs::read_to_string(trial.path("ran"))?.trim() == "0",
+        "the shell says that something ran"
+    );
     // Every number is an event or in a gap.
     let started = Instant::now();
     let (heard, lost) = loop {
         let (mut heard, mut lost) = (0, 0);
-        for event in events::all(&trial.node.told).into_iter().filter(|event| event.sequence > before) {
+        for event in events::all(&trial.node.told)
+            .into_iter()
+            .filter(|event| event.sequence > before)
+        {
             match event.gap {
                 Some(gap) => lost += gap.last_sequence - gap.first_sequence + 1,
                 None => heard += 1,
@@ -251,10 +304,16 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
         }
         sleep(Duration::from_millis(50));
     };
-    ensure!(heard + lost == FLOOD, "{heard} events and {lost} lost numbers for {FLOOD} refusals");
+    ensure!(
+        heard + lost == FLOOD,
+        "{heard} events and {lost} lost numbers for {FLOOD} refusals"
+    );
     ensure!(lost > 0, "the ring buffer was never full");
     let full = agent::counter("lattice_ring_buffer_full_total")? - full_before;
-    ensure!(full == lost, "the kernel counted {full} full reserves, the agent {lost} lost numbers");
+    ensure!(
+        full == lost,
+        "the kernel counted {full} full reserves, the agent {lost} lost numbers"
+    );
     let unlisted = agent::counter("lattice_verdicts_total{reason=\"unlisted\"}")? - unlisted_before;
     ensure!(unlisted == FLOOD, "{unlisted} verdicts for {FLOOD} refusals");
     println!("note: flood: {heard} events, {lost} numbers in gaps");

@@ -86,7 +86,10 @@ pub(super) const CASES: &[Case] = &[
             let policy = Policy::enforce().allow(&program)?;
             let mut bytes = fs::read(&program)?;
             // Of the variant, so that the program still runs where nobody looks.
-            let at = bytes.windows(14).position(|window| window == b"LATTICE-CANARY").unwrap_or_default();
+            let at = bytes
+                .windows(14)
+                .position(|window| window == b"LATTICE-CANARY")
+                .unwrap_or_default();
             bytes[at] ^= 0x20;
             canaries::write(&program, &bytes)?;
             Ok(policy)
@@ -116,7 +119,10 @@ pub(super) const CASES: &[Case] = &[
             trial.exec(&program, Expected::Runs)?;
             // The same inode: written in place.
             let mut bytes = fs::read(&program)?;
-            let at = bytes.windows(14).position(|window| window == b"LATTICE-CANARY").unwrap_or_default();
+            let at = bytes
+                .windows(14)
+                .position(|window| window == b"LATTICE-CANARY")
+                .unwrap_or_default();
             bytes[at] ^= 0x20;
             fs::write(&program, &bytes)?;
             trial.exec(&program, Expected::Killed(MODIFIED))

@@ -36,7 +36,9 @@ fn dynamic(place: &Place, word: &str) -> Result<Policy> {
     let program = place.path("program");
     canaries::write_dynamic(&program, "dynamic", &interpreter(word))?;
     put(&fs::read(LOADER)?, &interpreter(word))?;
-    Policy::enforce().allow(&program)?.allow_as(Path::new(LOADER), &[Role::ElfInterpreter], Origin::Any)
+    Policy::enforce()
+        .allow(&program)?
+        .allow_as(Path::new(LOADER), &[Role::ElfInterpreter], Origin::Any)
 }
 
 fn put(bytes: &[u8], path: &Path) -> Result<()> {
@@ -61,7 +63,10 @@ fn layered(place: &Place, word: &str) -> Result<(Overlay, Policy)> {
     // One that is not there is no error.
     let _ = fs::remove_file(interpreter(word));
     symlink(overlay.merged().join("loader"), interpreter(word))?;
-    let policy = Policy::enforce().allow(&program)?.allow_as(Path::new(LOADER), &[Role::ElfInterpreter], Origin::Any)?;
+    let policy =
+        Policy::enforce()
+            .allow(&program)?
+            .allow_as(Path::new(LOADER), &[Role::ElfInterpreter], Origin::Any)?;
     Ok((overlay, policy))
 }
 
@@ -102,10 +107,15 @@ pub(super) const CASES: &[Case] = &[
         name: "a_loader_that_is_listed_as_target_alone_is_refused",
         prepare: |place| {
             dynamic(place, "by-role-")?;
-            Policy::enforce().allow(&place.path("program"))?.allow(Path::new(LOADER))
+            Policy::enforce()
+                .allow(&place.path("program"))?
+                .allow(Path::new(LOADER))
         },
         run: |trial| {
-            trial.exec(&trial.path("program"), Expected::Killed(cause("role", "elf-interpreter", "unlisted-in-image")))
+            trial.exec(
+                &trial.path("program"),
+                Expected::Killed(cause("role", "elf-interpreter", "unlisted-in-image")),
+            )
         },
     },
     Case {
@@ -240,7 +250,11 @@ pub(super) const CASES: &[Case] = &[
         },
         run: |trial| {
             let merged = Overlay::at(trial.path("overlay")).merged();
-            let words = [path_word(&merged.join("sh")), "-c".into(), format!("exec {}", path_word(&merged.join("good")))];
+            let words = [
+                path_word(&merged.join("sh")),
+                "-c".into(),
+                format!("exec {}", path_word(&merged.join("good"))),
+            ];
             // Cold, then with digests that are kept.
             for _ in 0..3 {
                 trial.start(Way::Exec, &words, Expected::Runs)?;

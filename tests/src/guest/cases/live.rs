@@ -69,7 +69,10 @@ pub(super) const CASES: &[Case] = &[
         run: |trial| {
             let (first, second) = (trial.path("first"), trial.path("second"));
             if !trial.is_control() {
-                for text in ["spec: [", "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {name: x, namespace: vm}\nspec: {entries: [], modus: open}\n"] {
+                for text in [
+                    "spec: [",
+                    "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {name: x, namespace: vm}\nspec: {entries: [], modus: open}\n",
+                ] {
                     let before = log_length()?;
                     write_text(&trial.place.workload(), text)?;
                     // The file is named, and its line.
@@ -94,7 +97,11 @@ pub(super) const CASES: &[Case] = &[
                 return Ok(());
             }
             let before = log_length()?;
-            fs::remove_file(format!("{}/{}.yaml", crate::guest::policy::FOLDER, trial.place.workload()))?;
+            fs::remove_file(format!(
+                "{}/{}.yaml",
+                crate::guest::policy::FOLDER,
+                trial.place.workload()
+            ))?;
             wait_for_log(before, IN_FORCE)?;
             // `missing: open` is the default: containers without a policy are not Lattice's.
             trial.exec(&second, Expected::Runs)

@@ -67,7 +67,13 @@ pub(super) const CASES: &[Case] = &[
             // By a program of the first, in a subshell so that its status comes back.
             let other = Path::new(CGROUPS).join("monitor_lets_run_and_says_what_would_have_been");
             fs::create_dir_all(&other)?;
-            let words = shell(trial, &format!("echo 0 > {}/cgroup.procs; ( DIR/bad; exit $? ); exit $?", other.display()));
+            let words = shell(
+                trial,
+                &format!(
+                    "echo 0 > {}/cgroup.procs; ( DIR/bad; exit $? ); exit $?",
+                    other.display()
+                ),
+            );
             trial.start(Way::Exec, &words, Expected::Killed(NOT_IN_IMAGE))
         },
     },
@@ -76,7 +82,12 @@ pub(super) const CASES: &[Case] = &[
         prepare: good_and_bad,
         run: |trial| {
             for cgroup in nested(&trial.place.cgroup.clone())? {
-                trial.attempt(&cgroup, Way::Exec, &[path_word(&trial.path("bad"))], Expected::Killed(NOT_IN_IMAGE))?;
+                trial.attempt(
+                    &cgroup,
+                    Way::Exec,
+                    &[path_word(&trial.path("bad"))],
+                    Expected::Killed(NOT_IN_IMAGE),
+                )?;
                 trial.attempt(&cgroup, Way::Exec, &[path_word(&trial.path("good"))], Expected::Runs)?;
             }
             Ok(())
@@ -96,7 +107,10 @@ pub(super) const CASES: &[Case] = &[
         name: "grandchildren_of_a_double_fork_are_members",
         prepare: with_shell,
         run: |trial| {
-            let words = shell(trial, "( ( DIR/bad; echo $? > DIR/status ) & ); while ! [ -s DIR/status ]; do :; done; exit $(cat DIR/status)");
+            let words = shell(
+                trial,
+                "( ( DIR/bad; echo $? > DIR/status ) & ); while ! [ -s DIR/status ]; do :; done; exit $(cat DIR/status)",
+            );
             // `cat` is an applet that busybox starts by itself, without an exec.
             let _ = fs::remove_file(trial.path("status"));
             trial.start(Way::Exec, &words, Expected::Killed(NOT_IN_IMAGE))
@@ -106,7 +120,10 @@ pub(super) const CASES: &[Case] = &[
         name: "children_that_leave_the_cgroup_are_members",
         prepare: with_shell,
         run: |trial| {
-            let words = shell(trial, "( echo 0 > /sys/fs/cgroup/cgroup.procs; ( DIR/bad; exit $? ) ); exit $?");
+            let words = shell(
+                trial,
+                "( echo 0 > /sys/fs/cgroup/cgroup.procs; ( DIR/bad; exit $? ) ); exit $?",
+            );
             trial.start(Way::Exec, &words, Expected::Killed(NOT_IN_IMAGE))
         },
     },

@@ -1,9 +1,6 @@
 //! Many names for one file, and one name for many.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-};
+use std::{fs, os::unix::fs::symlink};
 
 use super::content::{MODIFIED, NOT_IN_IMAGE};
 use crate::guest::{

@@ -24,7 +24,11 @@ fn prepare(place: &Place) -> Result<Policy> {
 }
 
 fn shell(trial: &Trial<'_>, line: &str) -> Vec<String> {
-    vec![path_word(&trial.path("sh")), "-c".into(), line.replace("DIR", &path_word(&trial.place.folder))]
+    vec![
+        path_word(&trial.path("sh")),
+        "-c".into(),
+        line.replace("DIR", &path_word(&trial.place.folder)),
+    ]
 }
 
 pub(super) const CASES: &[Case] = &[

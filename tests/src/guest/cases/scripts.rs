@@ -31,7 +31,10 @@ pub(super) const CASES: &[Case] = &[
         run: |trial| {
             trial.exec(&trial.path("script"), Expected::Runs)?;
             // The interpreter is good only after a listed script.
-            trial.exec(&trial.path("interpreter"), Expected::Killed(cause("role", "target", "unlisted-in-image")))
+            trial.exec(
+                &trial.path("interpreter"),
+                Expected::Killed(cause("role", "target", "unlisted-in-image")),
+            )
         },
     },
     Case {

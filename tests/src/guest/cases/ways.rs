@@ -32,8 +32,16 @@ pub(super) const CASES: &[Case] = &[
     both!("by_proc_self_fd", Way::ProcDescriptor, NOT_IN_IMAGE),
     both!("from_a_thread_that_is_not_the_first", Way::Thread, NOT_IN_IMAGE),
     both!("by_a_vforked_child", Way::Child, NOT_IN_IMAGE),
-    both!("from_a_deleted_file", Way::Deleted, cause("unlisted", "target", "deleted")),
-    both!("from_sealed_memory", Way::SealedMemory, cause("unlisted", "target", "memfd")),
+    both!(
+        "from_a_deleted_file",
+        Way::Deleted,
+        cause("unlisted", "target", "deleted")
+    ),
+    both!(
+        "from_sealed_memory",
+        Way::SealedMemory,
+        cause("unlisted", "target", "memfd")
+    ),
     Case {
         name: "from_unlisted_memory_of_another_size",
         prepare: |place| {
@@ -43,7 +51,11 @@ pub(super) const CASES: &[Case] = &[
         },
         run: |trial| {
             let words = [path_word(&trial.path("bad"))];
-            trial.start(Way::Memory, &words, Expected::Killed(cause("unlisted", "target", "memfd")))
+            trial.start(
+                Way::Memory,
+                &words,
+                Expected::Killed(cause("unlisted", "target", "memfd")),
+            )
         },
     },
     Case {
@@ -52,7 +64,11 @@ pub(super) const CASES: &[Case] = &[
         prepare: good_and_bad,
         run: |trial| {
             let words = [path_word(&trial.path("good"))];
-            trial.start(Way::Memory, &words, Expected::Denied(cause("unresolved", "target", "unresolved")))
+            trial.start(
+                Way::Memory,
+                &words,
+                Expected::Denied(cause("unresolved", "target", "unresolved")),
+            )
         },
     },
 ];

@@ -27,7 +27,11 @@ impl Writer {
     fn start(trial: &Trial<'_>, word: &str, file: &Path) -> Result<Self> {
         let ready = trial.path("ready");
         let _ = fs::remove_file(&ready);
-        let child = Command::new("/canary/static").arg(word).args([file, &ready]).stdin(Stdio::null()).spawn()?;
+        let child = Command::new("/canary/static")
+            .arg(word)
+            .args([file, &ready])
+            .stdin(Stdio::null())
+            .spawn()?;
         let writer = Self(child);
         let started = Instant::now();
         while !ready.exists() {
@@ -136,7 +140,10 @@ pub(super) const CASES: &[Case] = &[
         run: |trial| {
             let program = program_of(trial);
             let _writer = Writer::start(trial, "hold-map", &program)?;
-            trial.exec(&program, Expected::Noted(cause("unresolved-open", "target", "unresolved")))
+            trial.exec(
+                &program,
+                Expected::Noted(cause("unresolved-open", "target", "unresolved")),
+            )
         },
     },
     Case {
@@ -155,7 +162,10 @@ pub(super) const CASES: &[Case] = &[
             trial.exec(&program, Expected::Runs)?;
             trial.exec(&program, Expected::Runs)?;
             fs::write(overlay.lower().join("program"), fs::read(trial.path("bad"))?)?;
-            trial.exec(&program, Expected::Killed(cause("unlisted", "target", "unlisted-in-image")))
+            trial.exec(
+                &program,
+                Expected::Killed(cause("unlisted", "target", "unlisted-in-image")),
+            )
         },
     },
 ];

@@ -20,8 +20,8 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result};
+use serde::Serialize;
 
 use crate::{process, setup::kernels, workspace};
 use measurement::Measurement;
@@ -43,9 +43,6 @@ pub(crate) struct Arguments {
     /// Take the programs as they were built last
     #[arg(long)]
     no_build: bool,
-    /// Measure nothing: take this report's figures; of several, what a later one has replaces the same of an earlier one
-    #[arg(long = "from", value_name = "FILE", conflicts_with_all = ["kernels", "parts", "quick", "no_build"])]
-    reports: Vec<PathBuf>,
     /// Write everything that was measured as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -55,7 +52,7 @@ pub(crate) struct Arguments {
 }
 
 /// All that one run measured.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Report {
     version: u32,
     /// Commit of the checkout, with `+` where files differ from it.
@@ -68,7 +65,7 @@ struct Report {
 }
 
 /// One kernel's part of it.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct KernelReport {
     series: String,
     release: String,
@@ -78,10 +75,22 @@ struct KernelReport {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let report = if arguments.reports.is_empty() {
-        measure_all(arguments)?
-    } else {
-        merged(&arguments.reports)?
+    if !arguments.no_build {
+        run::build()?;
+    }
+    let mut kernels = Vec::new();
+    for series in kernels::SERIES {
+        if arguments.kernels.is_empty() || arguments.kernels.iter().any(|chosen| chosen == series) {
+            kernels.push(measure(arguments, series)?);
+        }
+    }
+    let report = Report {
+        version: REPORT_VERSION,
+        revision: revision(),
+        date: first_line(Command::new("date").args(["--utc", "+%Y-%m-%d"])),
+        quick: arguments.quick,
+        emulator: first_line(Command::new("qemu-system-x86_64").arg("--version")),
+        kernels,
     };
     println!("{}", page::tables(&report));
     if let Some(path) = &arguments.report {
@@ -98,67 +107,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-fn measure_all(arguments: &Arguments) -> Result<Report> {
-    if !arguments.no_build {
-        run::build()?;
-    }
-    // Before the hours in which somebody may edit the checkout.
-    let revision = revision();
-    let mut kernels = Vec::new();
-    for series in kernels::SERIES {
-        if arguments.kernels.is_empty() || arguments.kernels.iter().any(|chosen| chosen == series) {
-            kernels.push(measure(arguments, series)?);
-        }
-    }
-    Ok(Report {
-        version: REPORT_VERSION,
-        revision,
-        date: first_line(Command::new("date").args(["--utc", "+%Y-%m-%d"])),
-        quick: arguments.quick,
-        emulator: first_line(Command::new("qemu-system-x86_64").arg("--version")),
-        kernels,
-    })
-}
-
-/// One report of several runs of the same commit.
-fn merged(paths: &[PathBuf]) -> Result<Report> {
-    let mut sum: Option<Report> = None;
-    for path in paths {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let next: Report =
-            serde_json::from_str(&text).with_context(|| format!("{} is no report of this verb", path.display()))?;
-        match &mut sum {
-            None => sum = Some(next),
-            Some(sum) => {
-                ensure!(
-                    (next.version, &next.revision) == (sum.version, &sum.revision),
-                    "{} is of another commit than {}",
-                    path.display(),
-                    paths[0].display()
-                );
-                for kernel in next.kernels {
-                    merge_kernel(&mut sum.kernels, kernel);
-                }
-            }
-        }
-    }
-    sum.context("no report was named")
-}
-
-fn merge_kernel(kernels: &mut Vec<KernelReport>, next: KernelReport) {
-    let Some(known) = kernels.iter_mut().find(|known| known.release == next.release) else {
-        kernels.push(next);
-        return;
-    };
-    for measurement in next.measurements {
-        match known.measurements.iter_mut().find(|found| is_same(found, &measurement)) {
-            Some(found) => *found = measurement,
-            None => known.measurements.push(measurement),
-        }
-    }
-    known.failures.extend(next.failures);
 }
 
 fn measure(arguments: &Arguments, series: &str) -> Result<KernelReport> {
@@ -181,12 +129,6 @@ fn measure(arguments: &Arguments, series: &str) -> Result<KernelReport> {
     Ok(report)
 }
 
-/// Whether both are of the same situation.
-fn is_same(one: &Measurement, other: &Measurement) -> bool {
-    let situation = |of: &Measurement| (of.requirement.clone(), of.case.clone(), of.entries, of.containers);
-    situation(one) == situation(other)
-}
-
 fn revision() -> String {
     let git = |words: &[&str]| first_line(Command::new("git").current_dir(workspace::root()).args(words));
     let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
@@ -205,35 +147,4 @@ fn first_line(command: &mut Command) -> String {
         .next()
         .unwrap_or_default()
         .to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_later_report_replaces_the_same_situation_and_adds_others() {
-        let kernel = |cases: &[(&str, u32, &str)]| KernelReport {
-            series: "6.1".to_owned(),
-            release: "6.1.0".to_owned(),
-            measurements: cases
-                .iter()
-                .map(|(case, entries, note)| Measurement {
-                    case: (*case).to_owned(),
-                    entries: *entries,
-                    note: (*note).to_owned(),
-                    ..Measurement::default()
-                })
-                .collect(),
-            failures: Vec::new(),
-        };
-        let mut kernels = vec![kernel(&[("a", 1, "old"), ("a", 2, "old")])];
-        merge_kernel(&mut kernels, kernel(&[("a", 2, "new"), ("b", 1, "new")]));
-        let notes: Vec<&str> = kernels[0]
-            .measurements
-            .iter()
-            .map(|found| found.note.as_str())
-            .collect();
-        assert_eq!(notes, ["old", "new", "new"]);
-    }
 }

@@ -8,8 +8,6 @@ use super::{KernelReport, Report, goals::GOALS, measurement::Measurement};
 use crate::workspace;
 
 const BEGIN: &str = "<!-- begin: written by `cargo xtask bench --write` -->";
-/// Maps below this have no line of their own.
-const SHOWN_MAP_MIB: f64 = 0.05;
 const END: &str = "<!-- end -->";
 
 /// Puts the tables into the page; what stands around the marks is written by people.
@@ -65,7 +63,7 @@ pub(super) fn tables(report: &Report) -> String {
             );
         }
         for note in notes(kernel) {
-            line(&mut text, &format!("\nOn {}, {note}.", kernel.series));
+            line(&mut text, &format!("\nOn {}: {note}.", kernel.series));
         }
     }
     text
@@ -100,11 +98,7 @@ fn figures(text: &mut String, report: &Report, requirement: &str) {
             continue;
         }
         let mut case = situation(measurement);
-        for (name, value) in &measurement.values {
-            // The small maps are in the sum.
-            if name.starts_with("map_") && *value < SHOWN_MAP_MIB {
-                continue;
-            }
+        for name in measurement.values.keys() {
             let mut cells = vec![std::mem::take(&mut case), name.replace('_', " ")];
             for kernel in &report.kernels {
                 let figure = same(kernel, measurement).and_then(|found| found.values.get(name));
@@ -141,10 +135,10 @@ fn programs(text: &mut String, report: &Report) {
 }
 
 fn same<'report>(kernel: &'report KernelReport, measurement: &Measurement) -> Option<&'report Measurement> {
-    kernel
-        .measurements
-        .iter()
-        .find(|found| super::is_same(found, measurement))
+    kernel.measurements.iter().find(|found| {
+        (&found.case, found.containers, found.entries)
+            == (&measurement.case, measurement.containers, measurement.entries)
+    })
 }
 
 fn situation(measurement: &Measurement) -> String {

@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use super::SUITE_LIMIT;
-use crate::{build, setup::kernels, workspace};
+use crate::{build, setup::kernels};
 
 /// A program that prints what it does and ends with a sum that `report` understands.
 pub(super) struct Suite {
@@ -21,11 +21,6 @@ pub(super) fn all() -> Vec<Suite> {
             &format!("vm harness {series}"),
             xtask(&["vm-check", "--kernel", series]),
         ));
-    }
-    for series in kernels::SERIES {
-        let mut command = Command::new(workspace::host_program("lattice-vm-test"));
-        command.args(["--kernel", series]);
-        suites.push(suite(&format!("vm tier 1 {series}"), command));
     }
     suites.push(suite("demo", xtask(&["demo", "--no-build"])));
     suites

@@ -12,11 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{stage::Stage, statistics};
 
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// The agent's own cgroup: its account holds what ended threads took, too.
-const AGENT_CGROUP: &str = "bench-agent";
-const LOG: &str = "/tmp/bench/agent.log";
-const STATE: &str = "/tmp/bench/state";
-const SOCKET: &str = "/tmp/bench/agent.sock";
+const AGENT_CGROUP: &str = "/sys/fs/cgroup/bench-agent";
+const LOG: &str = "/tmp/bench-agent.log";
+const STATE: &str = "/tmp/bench-state";
+/// Where the BPF file system is.
+pub(crate) const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// Guest time, in which an instruction is a nanosecond: an agent that has not started after this never will.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -33,23 +35,9 @@ pub(crate) struct Agent {
     pub(crate) start_cpu: Duration,
 }
 
-/// Where the cgroup2 hierarchy is: a host may have it elsewhere than a VM.
-fn cgroups() -> PathBuf {
-    std::env::var_os("BENCH_CGROUPS").map_or_else(|| "/sys/fs/cgroup".into(), PathBuf::from)
-}
-
-/// Where the BPF file system is.
-pub(crate) fn bpf_file_system() -> PathBuf {
-    std::env::var_os("BENCH_BPF_FILE_SYSTEM").map_or_else(|| "/sys/fs/bpf".into(), PathBuf::from)
-}
-
 /// The cgroup of a container.
 pub(crate) fn cgroup(container: u32) -> PathBuf {
-    cgroups().join(format!("bench-{container}"))
-}
-
-fn agent_cgroup() -> PathBuf {
-    cgroups().join(AGENT_CGROUP)
+    Path::new(CGROUPS).join(format!("bench-{container}"))
 }
 
 impl Agent {

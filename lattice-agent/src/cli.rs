@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lattice_agent::admin::AdminAddress;
 use lattice_policy::FailAction;
 
 /// Exit code where the answer could not be found out.
@@ -33,8 +34,17 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Enforce policies until told to stop. What is enforced stays in force when the agent ends, however it ends.
     Run(Box<Settings>),
-    /// Say which tier this kernel allows, by trying
-    Probe,
+    /// Say what this node offers and which tier follows, by trying
+    #[command(after_help = "Exit codes: 0 this node can enforce, 1 it cannot, 2 it could not be found out, 64 usage.")]
+    Probe(Probe),
+    /// Enters a cgroup and becomes a program; started by `probe`
+    #[command(hide = true)]
+    ProbeChild {
+        /// Folder of the cgroup
+        cgroup: PathBuf,
+        /// The program
+        program: PathBuf,
+    },
     /// Ends an agent that hangs; started by the agent itself
     #[command(hide = true)]
     FrontWatchdog {
@@ -50,6 +60,28 @@ pub(crate) struct Pins {
     /// Where a BPF file system is mounted, or is to be
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub(crate) bpf_file_system: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct Probe {
+    /// How to show the result
+    #[arg(short, long, value_enum, default_value_t = OutputForm::Text)]
+    pub(crate) output: OutputForm,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// containerd's socket [default: looked for at its usual places]
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) containerd: Option<PathBuf>,
+}
+
+/// How a result is shown.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputForm {
+    /// For people
+    Text,
+    /// For programs: one versioned document
+    Json,
 }
 
 #[derive(Args)]
@@ -98,12 +130,23 @@ pub(crate) struct Settings {
     /// Where latticectl finds the agent
     #[arg(long, value_name = "SOCKET", default_value = "/run/lattice/agent.sock")]
     pub(crate) socket: PathBuf,
+    /// Metrics, health and readiness: unix:/PATH or a loopback ADDRESS:PORT [default: admin.sock beside the --socket]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin: Option<AdminAddress>,
     /// Room for events that central has not acknowledged, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub(crate) spool_size: u64,
     /// Where state is kept between starts
     #[arg(long, value_name = "DIR", default_value = "/var/lib/lattice")]
     pub(crate) state: PathBuf,
+}
+
+impl Settings {
+    /// Where metrics, health and readiness are.
+    pub(crate) fn admin(&self) -> AdminAddress {
+        let beside = || AdminAddress::Unix(self.socket.with_file_name("admin.sock"));
+        self.admin.clone().unwrap_or_else(beside)
+    }
 }
 
 /// What a failure means.

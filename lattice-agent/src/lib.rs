@@ -10,6 +10,8 @@
 //!
 //! The agent may die at any time: programs, maps and ring buffer are pinned, and what it knew is found there and on disk.
 
+pub mod admin;
+pub mod admin_source;
 pub mod backend;
 pub mod backoff;
 pub mod checked_file;
@@ -19,10 +21,13 @@ pub mod enforcement;
 pub mod error_chain;
 pub mod events;
 pub mod front;
+pub mod host_name;
 pub mod inodes;
 pub mod kernel;
 pub mod policy_files;
 pub mod policy_sources;
+pub mod policy_watch;
+pub mod probe;
 pub mod runtime_programs;
 pub mod script_judge;
 pub mod spool;

@@ -1,7 +1,9 @@
 //! `lattice-agent`: see `--help`.
 
 mod cli;
+mod probe_command;
 mod run;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -22,9 +24,10 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         cli::Command::Run(settings) => run::run(&settings),
-        cli::Command::Probe => run::probe(),
+        cli::Command::Probe(settings) => probe_command::run(&settings),
+        cli::Command::ProbeChild { cgroup, program } => Ok(lattice_agent::probe::child(&cgroup, &program)),
         cli::Command::FrontWatchdog { agent } => Ok(lattice_agent::front::watchdog::main(agent)),
-        cli::Command::Uninstall(settings) => run::uninstall(&settings),
+        cli::Command::Uninstall(settings) => uninstall::uninstall(&settings),
     }
     .unwrap_or_else(|error| {
         eprintln!("lattice-agent: {error:#}");

@@ -1,10 +1,11 @@
 //! Policies from files: `--policies DIR`, read at start and again whenever a file changes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::SystemTime,
+    sync::Arc,
 };
 
 use lattice_policy::{ExecPolicy, read_documents};
@@ -21,8 +22,34 @@ pub struct PolicyFiles {
 
 #[derive(Debug)]
 struct PolicyFile {
-    stamp: (Option<SystemTime>, u64),
-    policies: Vec<ExecPolicy>,
+    stamp: Stamp,
+    policies: Vec<Arc<ExecPolicy>>,
+    is_broken: bool,
+}
+
+/// Another one means another content. The time of the inode's change is in it, which nobody can set: a file of the same size and
+/// with the old modification time is seen as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of what a path leads to, symbolic links followed.
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size_bytes: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
 }
 
 /// What a look at the folder brought.
@@ -49,7 +76,7 @@ impl PolicyFiles {
     /// When the folder cannot be listed; what was read before stays.
     pub fn refresh(&mut self) -> io::Result<Changes> {
         let mut changes = Changes::default();
-        let mut present = Vec::new();
+        let mut present = BTreeSet::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path
@@ -57,7 +84,7 @@ impl PolicyFiles {
                 .and_then(|extension| extension.to_str())
                 .is_some_and(|found| EXTENSIONS.contains(&found))
             {
-                present.push(path);
+                present.insert(path);
             }
         }
         let before = self.files.len();
@@ -70,8 +97,8 @@ impl PolicyFiles {
     }
 
     fn refresh_file(&mut self, path: &Path, changes: &mut Changes) {
-        let stamp = match fs::metadata(path) {
-            Ok(metadata) => (metadata.modified().ok(), metadata.len()),
+        let stamp = match Stamp::of(path) {
+            Ok(stamp) => stamp,
             Err(error) => {
                 changes.problems.push(format!(
                     "{}: cannot be read: {error}; its last good state stays in force",
@@ -88,11 +115,12 @@ impl PolicyFiles {
             .get(path)
             .map(|file| file.policies.clone())
             .unwrap_or_default();
+        let before = changes.problems.len();
         let policies = match fs::read(path) {
             Ok(bytes) => match read_documents(&path.display().to_string(), &bytes) {
                 Ok(policies) => {
                     changes.is_changed = true;
-                    policies
+                    policies.into_iter().map(Arc::new).collect()
                 }
                 Err(diagnostics) => {
                     changes.problems.extend(diagnostics.iter().map(ToString::to_string));
@@ -107,15 +135,31 @@ impl PolicyFiles {
                 last_good
             }
         };
-        self.files.insert(path.to_path_buf(), PolicyFile { stamp, policies });
+        let is_broken = changes.problems.len() > before;
+        let file = PolicyFile {
+            stamp,
+            policies,
+            is_broken,
+        };
+        self.files.insert(path.to_path_buf(), file);
     }
 
     /// All policies in force.
-    pub fn policies(&self) -> Vec<ExecPolicy> {
+    pub fn policies(&self) -> Vec<Arc<ExecPolicy>> {
         self.files
             .values()
             .flat_map(|file| file.policies.iter().cloned())
             .collect()
+    }
+
+    /// Files that cannot be understood as they are now.
+    pub fn broken(&self) -> usize {
+        self.files.values().filter(|file| file.is_broken).count()
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 }
 
@@ -147,7 +191,7 @@ mod tests {
             changes.problems[0].contains("a.yaml") && changes.problems[0].contains("mood"),
             "{changes:?}"
         );
-        assert_eq!(files.policies().len(), 1);
+        assert_eq!((files.policies().len(), files.broken()), (1, 1));
 
         fs::remove_file(&file).unwrap();
         assert!(files.refresh().unwrap().is_changed);

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use lattice_policy::{ExecPolicy, Mode};
@@ -11,8 +14,10 @@ use crate::{state::Shared, uplink::PolicySink};
 
 #[derive(Default)]
 struct Told {
-    files: Vec<ExecPolicy>,
-    central: Vec<ExecPolicy>,
+    files: Vec<Arc<ExecPolicy>>,
+    central: Vec<Arc<ExecPolicy>>,
+    /// Whether central, or what was kept from it, has said anything.
+    has_central: bool,
     modes: BTreeMap<String, Mode>,
 }
 
@@ -20,6 +25,7 @@ struct Told {
 pub struct PolicySources {
     state: Arc<Shared>,
     told: Mutex<Told>,
+    broken_files: AtomicU64,
 }
 
 impl PolicySources {
@@ -28,17 +34,33 @@ impl PolicySources {
         Self {
             state,
             told: Mutex::default(),
+            broken_files: AtomicU64::new(0),
         }
+    }
+
+    /// Whether central has said what holds, now or before a restart.
+    pub fn has_central(&self) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).has_central
+    }
+
+    /// Policy files that cannot be understood as they are now.
+    pub fn broken_files(&self) -> u64 {
+        self.broken_files.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many policy files cannot be understood.
+    pub fn note_broken_files(&self, count: usize) {
+        self.broken_files.store(count as u64, Ordering::Relaxed);
     }
 
     fn change(&self, change: impl FnOnce(&mut Told)) -> Result<(), String> {
         // Held over the change and what follows from it, so that two sources do not overtake each other.
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut told);
-        let mut policies: BTreeMap<(String, String), ExecPolicy> = BTreeMap::new();
+        let mut policies: BTreeMap<(&str, &str), Arc<ExecPolicy>> = BTreeMap::new();
         // Central's word wins over a file's of the same name.
         for policy in told.files.iter().chain(&told.central) {
-            policies.insert((policy.namespace.clone(), policy.name.clone()), policy.clone());
+            policies.insert((&policy.namespace, &policy.name), Arc::clone(policy));
         }
         self.state.apply(policies.into_values().collect(), told.modes.clone())
     }
@@ -47,7 +69,7 @@ impl PolicySources {
     ///
     /// # Errors
     /// What was not put in force, and why; the rest is.
-    pub fn set_files(&self, policies: Vec<ExecPolicy>) -> Result<(), String> {
+    pub fn set_files(&self, policies: Vec<Arc<ExecPolicy>>) -> Result<(), String> {
         self.change(|told| told.files = policies)
     }
 
@@ -63,8 +85,9 @@ impl PolicySources {
 impl PolicySink for PolicySources {
     fn apply(&self, policies: Vec<ExecPolicy>, namespace_modes: BTreeMap<String, Mode>) -> Result<(), String> {
         self.change(|told| {
-            told.central = policies;
+            told.central = policies.into_iter().map(Arc::new).collect();
             told.modes = namespace_modes;
+            told.has_central = true;
         })
     }
 }

@@ -1,18 +1,19 @@
-//! The three commands. Parse everything, then touch the kernel, then run, then stop; what is pinned stays.
+//! `lattice-agent run`: parse everything, then touch the kernel, then run, then stop; what is pinned stays.
+
+mod activation;
+mod front;
+mod keeper;
+mod policies;
 
 use std::{
-    collections::BTreeSet,
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    time::{Duration, Instant},
+    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::ExitCode, sync::Arc, time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use lattice_agent::{
-    backend::AgentBackend,
+    admin::{Admin, health::Heartbeat},
+    admin_source::{AdminSource, EventCounts, Start},
+    backend::{AgentBackend, NodeStandings},
     containers::{
         Sink as _,
         by_hand::ByHand,
@@ -21,39 +22,35 @@ use lattice_agent::{
     },
     control::{self, ControlSocket, LocalModes, RecentEvents},
     enforcement::Enforcement,
-    events::{EventSink, clock, explain::Node, reader::Reader},
-    front::{self, Front},
+    events::{clock, explain::Node, reader::Reader},
+    host_name::host_name,
     inodes::{Inodes, mounts::Mounts},
     kernel::{
         maps::{InodeTable, Maps},
-        object::{Active, MapSizes, ObjectError, Tier, activate, is_any_loaded, try_tier_one},
+        object::Tier,
         pins::PinDirectory,
-        sequence::SequenceCounter,
     },
     policy_files::PolicyFiles,
     policy_sources::PolicySources,
     runtime_programs,
-    script_judge::ScriptJudge,
     spool::Spool,
     state::Shared,
-    uplink::{self, PolicySink as _, Uplink, last_good},
+    uplink::{self, Uplink},
 };
-use lattice_api::{
-    event::event_message,
-    v1::{Event, Hello},
-};
-use lattice_common::abi::maps as map_names;
+use lattice_api::v1::Hello;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 
-use crate::cli::{Pins, Settings};
+use self::{
+    activation::activate_best,
+    front::start_front,
+    keeper::Keeper,
+    policies::{load_last_good, refresh},
+};
+use crate::cli::Settings;
 
-/// How often the policy folder is looked at.
-const POLICY_FILES_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the kernel may take to detach a program whose pin is gone.
-const DETACH_WITHIN: Duration = Duration::from_secs(5);
 /// Events of the agent itself that wait for the reader.
 const OWN_EVENTS: usize = 4096;
 /// The hidden command that the watchdog runs.
@@ -64,34 +61,6 @@ const RECENT_EVENTS: usize = 1024;
 const CONTAINERS_FIRST: Duration = Duration::from_secs(3);
 /// How long containers that were known before a restart may take to be told again.
 const SETTLE_AFTER: Duration = Duration::from_secs(5);
-
-/// `lattice-agent probe`.
-pub(crate) fn probe() -> Result<ExitCode> {
-    match try_tier_one() {
-        Ok(()) => println!("tier 1: this kernel loads and attaches BPF LSM programs"),
-        Err(error) => {
-            println!("tier 2: this kernel refuses BPF LSM");
-            println!("reason: {:#}", anyhow::Error::from(error));
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `lattice-agent uninstall`.
-pub(crate) fn uninstall(pins: &Pins) -> Result<ExitCode> {
-    let removed = PinDirectory::new(&pins.bpf_file_system).remove_all()?;
-    let give_up = Instant::now() + DETACH_WITHIN;
-    while is_any_loaded() {
-        if Instant::now() > give_up {
-            bail!(
-                "{removed} pins are removed, but BPF programs are still loaded: is an agent running? Stop it, then uninstall again"
-            );
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    println!("removed {removed} pins: nothing is enforced on this node now");
-    Ok(ExitCode::SUCCESS)
-}
 
 /// `lattice-agent run`.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
@@ -110,6 +79,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
 }
 
 async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> Result<ExitCode> {
+    let start = Arc::new(Start::default());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let node_name = settings.node.clone().unwrap_or_else(host_name);
@@ -120,6 +90,7 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     let boot_id = clock::boot_id().context("cannot read this boot's id")?;
     fs::create_dir_all(&settings.state).with_context(|| format!("--state {}", settings.state.display()))?;
     let socket = ControlSocket::bind(&settings.socket)?;
+    let admin = Admin::bind(&settings.admin()).await?;
     let spool = Arc::new(Spool::open(&settings.state.join("spool"), settings.spool_size << 20)?);
     let modes = Arc::new(LocalModes::load(&settings.state, settings.central.clone()));
 
@@ -182,6 +153,23 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     });
     let watcher = watcher.transpose().context("cannot watch containerd")?;
     state.enforcement().announce_cgroups(watcher.is_some())?;
+    let (counts, heartbeat) = (Arc::new(EventCounts::default()), Heartbeat::default());
+    let central = uplink.as_ref().map(Uplink::connection);
+    let admin_source = AdminSource {
+        state: Arc::clone(&state),
+        sources: Arc::clone(&sources),
+        pins: pins.clone(),
+        tier: active.tier,
+        kernel_release: kernel_release.clone(),
+        spool: Arc::clone(&spool),
+        events: Arc::clone(&counts),
+        reader: heartbeat.clone(),
+        start: Arc::clone(&start),
+        has_files: settings.policies.is_some(),
+        central: central.clone(),
+        containerd: watcher.as_ref().map(ContainerdWatcher::connection),
+    };
+    let admin = tokio::spawn(admin.serve(Arc::new(admin_source), std::future::pending()));
     if let Some(watcher) = &watcher {
         // What happened while no agent ran is explained by the containers that were there.
         let mut connection = watcher.connection();
@@ -198,15 +186,21 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         sink: Arc::new(Keeper {
             spool: Arc::clone(&spool),
             recent: Arc::clone(&recent),
+            counts,
         }),
         cgroups,
         own_events,
         node: node.clone(),
+        heartbeat,
         last_sequence: spool.kept_through(&boot_id),
     };
     let mut reader = tokio::spawn(reader.run());
-    let central = uplink.as_ref().map(Uplink::connection);
     if let Some(uplink) = uplink {
+        let standings = NodeStandings {
+            state: Arc::clone(&state),
+            node: node_name.clone(),
+        };
+        let uplink = uplink.with_standings(Arc::new(standings));
         tokio::spawn(uplink.run(Arc::clone(&spool), Arc::clone(&sources) as Arc<_>));
     }
     let backend = Arc::new(AgentBackend {
@@ -216,6 +210,7 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         node,
         kernel_release,
         central,
+        containerd: settings.containerd.clone(),
     });
     let (stop_control, stopped) = tokio::sync::oneshot::channel::<()>();
     let control = tokio::spawn(control::serve(socket, backend, recent, modes, async {
@@ -226,11 +221,14 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         state.enforcement().settle()?;
         is_settled = true;
     }
-    tracing::info!(node = node_name, "ready");
+    start.done();
+    tracing::info!(node = node_name, admin = %settings.admin(), "ready");
 
     let settle = tokio::time::sleep(SETTLE_AFTER);
     tokio::pin!(settle);
-    let mut look = tokio::time::interval(POLICY_FILES_INTERVAL);
+    if let Some(files) = policy_files {
+        policies::follow(files, Arc::clone(&sources)).context("cannot follow the policy folder")?;
+    }
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -254,41 +252,15 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
                     settle.as_mut().reset(tokio::time::Instant::now() + SETTLE_AFTER);
                 }
             }
-            _ = look.tick() => {
-                if let Some(files) = &mut policy_files
-                    && let Err(error) = refresh(files, &sources)
-                {
-                    tracing::error!(error = format!("{error:#}"), "the policy folder cannot be read; what is in force stays");
-                }
-            }
         }
     }
     tracing::info!("stopping; what is enforced stays in force until `lattice-agent uninstall`");
     let _ = stop_control.send(());
     let _ = tokio::time::timeout(Duration::from_secs(2), control).await;
+    // Its socket goes with it.
+    admin.abort();
+    let _ = admin.await;
     Ok(ExitCode::SUCCESS)
-}
-
-fn activate_best(settings: &Settings, pins: &PinDirectory) -> Result<Active> {
-    let sizes = MapSizes(vec![
-        (map_names::ENTRIES, settings.max_entries),
-        (map_names::SIZES, settings.max_entries),
-    ]);
-    Ok(match settings.tier {
-        Some(1) => activate(Tier::One, pins, &sizes)?,
-        Some(_) => activate(Tier::Two, pins, &sizes)?,
-        None => match activate(Tier::One, pins, &sizes) {
-            Ok(active) => active,
-            Err(error @ (ObjectError::Load { .. } | ObjectError::Program { .. })) => {
-                tracing::warn!(
-                    error = format!("{:#}", anyhow::Error::from(error)),
-                    "BPF LSM is refused here: tier 2"
-                );
-                activate(Tier::Two, pins, &sizes)?
-            }
-            Err(error) => return Err(error.into()),
-        },
-    })
 }
 
 fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Option<Uplink>> {
@@ -319,42 +291,6 @@ fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Opti
     Ok(Some(Uplink::prepare(settings)?))
 }
 
-/// The floor holds without the front: where that cannot be had, scripts are not judged, and the log says so.
-fn start_front(pins: &PinDirectory, state: &Arc<Shared>, events: mpsc::Sender<Event>, node: &Node) {
-    let sequence = match SequenceCounter::open(pins) {
-        Ok(sequence) => sequence,
-        Err(error) => {
-            return tracing::error!(
-                error = format!("{:#}", anyhow::Error::from(error)),
-                "no front: scripts are not judged"
-            );
-        }
-    };
-    let judge = Arc::new(ScriptJudge {
-        state: Arc::clone(state),
-        sequence,
-        events,
-        node: node.clone(),
-    });
-    let heartbeat = front::watchdog::spawn(&[FRONT_WATCHDOG]);
-    if let Err(error) = &heartbeat {
-        tracing::error!(%error, "the front has no watchdog: if the agent hangs, so do execs in its containers");
-    }
-    match Front::start_with(
-        judge,
-        front::Options {
-            heartbeat: heartbeat.ok(),
-            ..front::Options::default()
-        },
-    ) {
-        Ok(front) => state.set_front(front),
-        Err(error) => tracing::error!(
-            error = format!("{:#}", anyhow::Error::from(error)),
-            "no front: scripts are not judged"
-        ),
-    }
-}
-
 fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {
     let programs = if settings.runtime_program.is_empty() {
         runtime_programs::find(&std::env::var("PATH").unwrap_or_default())
@@ -366,56 +302,4 @@ fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {
         .set_runtime_programs(&runtime_programs::entry_set(&programs)?)?;
     tracing::info!(?programs, "the container runtime's own programs pass by their content");
     Ok(())
-}
-
-fn load_last_good(folder: &Path, sources: &PolicySources) {
-    match last_good::load(folder) {
-        Ok(Some(set)) => match sources.apply(set.policies, set.namespace_modes) {
-            Ok(()) => tracing::info!(revision = set.revision, "the last good policies are in force"),
-            Err(error) => tracing::error!(error, "not all of the last good policies are in force"),
-        },
-        Ok(None) => tracing::info!("no policies were kept from an earlier start"),
-        Err(error) => tracing::error!(
-            error = format!("{:#}", anyhow::Error::from(error)),
-            "the last good policies are not used"
-        ),
-    }
-}
-
-fn refresh(files: &mut PolicyFiles, sources: &PolicySources) -> Result<()> {
-    let changes = files.refresh()?;
-    for problem in &changes.problems {
-        tracing::error!("{problem}");
-    }
-    if changes.is_changed {
-        let policies = files.policies();
-        let count = policies.len();
-        match sources.set_files(policies) {
-            Ok(()) => tracing::info!(policies = count, "policies from files are in force"),
-            Err(error) => tracing::error!(error, "not all policies from files are in force"),
-        }
-    }
-    Ok(())
-}
-
-fn host_name() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| "localhost".into())
-}
-
-/// Keeps events on disk first, then shows them.
-struct Keeper {
-    spool: Arc<Spool>,
-    recent: Arc<RecentEvents>,
-}
-
-impl EventSink for Keeper {
-    fn accept(&self, event: &Event) -> Result<(), String> {
-        EventSink::accept(&*self.spool, event)?;
-        tracing::info!(sequence = event.sequence, "{}", event_message(event));
-        self.recent.push(event.clone());
-        Ok(())
-    }
 }

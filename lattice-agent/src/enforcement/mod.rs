@@ -16,6 +16,7 @@ pub mod tables;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
 };
 
 use lattice_common::{
@@ -87,8 +88,9 @@ struct PolicyName {
 
 struct LoadedPolicy {
     index: u32,
-    source: ExecPolicy,
-    compiled: Compiled,
+    source: Arc<ExecPolicy>,
+    /// What happens in its containers while it is missing.
+    missing: verdict::FailAction,
     set: u32,
 }
 
@@ -110,7 +112,7 @@ pub struct ContainerStanding {
     /// The container.
     pub info: ContainerInfo,
     /// Its policy.
-    pub policy: Option<ExecPolicy>,
+    pub policy: Option<Arc<ExecPolicy>>,
     /// The mode that holds.
     pub mode: Option<Mode>,
     /// Whether the mode comes from the namespace's override.
@@ -302,10 +304,15 @@ impl<T: Tables> Enforcement<T> {
     }
 
     /// Replaces all policies and overrides. A policy that cannot be loaded leaves its generation before in force, and is reported.
-    pub fn apply(&mut self, policies: Vec<ExecPolicy>, overrides: BTreeMap<String, Mode>) -> ApplyReport {
+    pub fn apply(
+        &mut self,
+        policies: Vec<impl Into<Arc<ExecPolicy>>>,
+        overrides: BTreeMap<String, Mode>,
+    ) -> ApplyReport {
         let mut report = ApplyReport::default();
         let mut told = BTreeSet::new();
         for policy in policies {
+            let policy: Arc<ExecPolicy> = policy.into();
             let name = PolicyName {
                 namespace: policy.namespace.clone(),
                 name: policy.name.clone(),
@@ -345,28 +352,32 @@ impl<T: Tables> Enforcement<T> {
         report
     }
 
-    fn load(&mut self, name: &PolicyName, policy: ExecPolicy) -> Result<(), EnforcementError> {
+    fn load(&mut self, name: &PolicyName, policy: Arc<ExecPolicy>) -> Result<(), EnforcementError> {
         if self.policies.get(name).is_some_and(|loaded| loaded.source == policy) {
             return Ok(());
         }
-        let compiled = compile(&policy)?;
+        let Compiled {
+            set,
+            policy: value,
+            missing,
+        } = compile(&policy)?;
         let text = || format!("{}/{}", name.namespace, name.name);
         let set = self
-            .take_set(&compiled.set)
+            .take_set(set)
             .map_err(|source| EnforcementError::Policy { policy: text(), source })?;
         let index = match self.policies.get(name) {
             Some(loaded) => loaded.index,
             None => self.free_policy()?,
         };
         self.tables
-            .put_policy(index, abi::Policy { set, ..compiled.policy })
+            .put_policy(index, abi::Policy { set, ..value })
             .map_err(|source| EnforcementError::Policy { policy: text(), source })?;
         let before = self.policies.insert(
             name.clone(),
             LoadedPolicy {
                 index,
                 source: policy,
-                compiled,
+                missing,
                 set,
             },
         );
@@ -383,7 +394,7 @@ impl<T: Tables> Enforcement<T> {
     }
 
     /// The number of an equal set that is loaded, else of a new one.
-    fn take_set(&mut self, set: &EntrySet) -> Result<u32, TableError> {
+    fn take_set(&mut self, set: EntrySet) -> Result<u32, TableError> {
         let identity = set.identity();
         if let Some(&number) = self.set_numbers.get(&identity)
             && number >= FIRST_POLICY_SET
@@ -393,16 +404,10 @@ impl<T: Tables> Enforcement<T> {
             return Ok(number);
         }
         let number = self.next_set;
-        self.tables.put_set(number, set)?;
+        self.tables.put_set(number, &set)?;
         self.next_set += 1;
         self.set_numbers.insert(identity, number);
-        self.sets.insert(
-            number,
-            LoadedSet {
-                set: set.clone(),
-                users: 1,
-            },
-        );
+        self.sets.insert(number, LoadedSet { set, users: 1 });
         Ok(number)
     }
 
@@ -622,10 +627,7 @@ impl<T: Tables> Enforcement<T> {
             .and_then(|name| self.policies.get(name))
             .map_or(0, |loaded| loaded.index);
         // The strictest word of the namespace's policies: a container that none matches must not be the way around them.
-        let loaded = self
-            .policies
-            .iter()
-            .map(|(name, loaded)| (name, loaded.compiled.missing));
+        let loaded = self.policies.iter().map(|(name, loaded)| (name, loaded.missing));
         let rejected = self.rejected.iter().map(|(name, missing)| (name, *missing));
         let missing = strictest(
             loaded
@@ -712,7 +714,7 @@ impl<T: Tables> Enforcement<T> {
     }
 
     /// The policy that a container has, or would have.
-    pub fn policy_of(&self, info: &ContainerInfo) -> Option<&ExecPolicy> {
+    pub fn policy_of(&self, info: &ContainerInfo) -> Option<&Arc<ExecPolicy>> {
         self.policies.get(&self.policy_for(info)?).map(|loaded| &loaded.source)
     }
 
@@ -720,12 +722,17 @@ impl<T: Tables> Enforcement<T> {
     pub fn policy_in_slot(&self, index: u32) -> Option<&ExecPolicy> {
         let now = self.policies.values().find(|loaded| loaded.index == index);
         now.or_else(|| self.policies.get(self.earlier_slots.get(&index)?))
-            .map(|loaded| &loaded.source)
+            .map(|loaded| &*loaded.source)
     }
 
     /// All policies in force.
     pub fn policies(&self) -> impl Iterator<Item = &ExecPolicy> {
-        self.policies.values().map(|loaded| &loaded.source)
+        self.policies.values().map(|loaded| &*loaded.source)
+    }
+
+    /// How many policies the kernel could not be given.
+    pub fn rejected_count(&self) -> usize {
+        self.rejected.len()
     }
 
     /// All overrides in force.
@@ -752,7 +759,7 @@ impl<T: Tables> Enforcement<T> {
             .policy
             .as_ref()
             .and_then(|name| self.policies.get(name))
-            .map(|loaded| loaded.source.clone());
+            .map(|loaded| Arc::clone(&loaded.source));
         let held = self.overrides.get(&known.info.namespace).copied();
         ContainerStanding {
             info: known.info.clone(),

@@ -1,0 +1,67 @@
+//! Policies that are there before anybody is asked: those kept from central, and those in files.
+
+use std::{io, path::Path, sync::Arc, thread};
+
+use anyhow::Result;
+use lattice_agent::{
+    policy_files::PolicyFiles,
+    policy_sources::PolicySources,
+    policy_watch::PolicyWatch,
+    uplink::{PolicySink as _, last_good},
+};
+
+pub(super) fn load_last_good(folder: &Path, sources: &PolicySources) {
+    match last_good::load(folder) {
+        Ok(Some(set)) => match sources.apply(set.policies, set.namespace_modes) {
+            Ok(()) => tracing::info!(revision = set.revision, "the last good policies are in force"),
+            Err(error) => tracing::error!(error, "not all of the last good policies are in force"),
+        },
+        Ok(None) => tracing::info!("no policies were kept from an earlier start"),
+        Err(error) => tracing::error!(
+            error = format!("{:#}", anyhow::Error::from(error)),
+            "the last good policies are not used"
+        ),
+    }
+}
+
+pub(super) fn refresh(files: &mut PolicyFiles, sources: &PolicySources) -> Result<()> {
+    let changes = files.refresh()?;
+    for problem in &changes.problems {
+        tracing::error!("{problem}");
+    }
+    sources.note_broken_files(files.broken());
+    if changes.is_changed {
+        let policies = files.policies();
+        let count = policies.len();
+        match sources.set_files(policies) {
+            Ok(()) => tracing::info!(policies = count, "policies from files are in force"),
+            Err(error) => tracing::error!(error, "not all policies from files are in force"),
+        }
+    }
+    Ok(())
+}
+
+/// Takes up every change from now on, on a thread of its own.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub(super) fn follow(mut files: PolicyFiles, sources: Arc<PolicySources>) -> io::Result<()> {
+    let mut watch = PolicyWatch::new(files.folder());
+    thread::Builder::new().name("policy-files".into()).spawn(move || {
+        let mut said = String::new();
+        loop {
+            watch.wait();
+            match refresh(&mut files, &sources) {
+                Ok(()) => said.clear(),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if error != said {
+                        tracing::error!(error, "the policy folder cannot be read; what is in force stays");
+                        said = error;
+                    }
+                }
+            }
+        }
+    })?;
+    Ok(())
+}

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use lattice_common::{
@@ -14,13 +14,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tokio::sync::watch;
 
 use crate::{
     containers::{ContainerInfo, Sink, cgroup_tree::cgroup_id},
     enforcement::{ContainerStanding, Enforcement},
     error_chain::ErrorChain,
     events::record::JudgedFile,
-    front::Front,
+    front::{Counts, Front},
     inodes::{Inodes, mounts::Mounts},
     kernel::maps::Maps,
 };
@@ -32,6 +33,8 @@ pub struct Shared {
     inodes: Option<Mutex<Inodes>>,
     /// Tier 2 only.
     front: OnceLock<Front>,
+    /// Counts changes of what holds for containers.
+    changes: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -41,7 +44,17 @@ impl Shared {
             enforcement: Mutex::new(enforcement),
             inodes: inodes.map(Mutex::new),
             front: OnceLock::new(),
+            changes: watch::Sender::new(0),
         }
+    }
+
+    /// Says when containers, or what holds for them, may have changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// What holds for the container whose root file system is on a device.
@@ -140,12 +153,13 @@ impl Shared {
     ///
     /// # Errors
     /// What was not loaded, and why; the rest is in force.
-    pub fn apply(&self, policies: Vec<ExecPolicy>, overrides: BTreeMap<String, Mode>) -> Result<(), String> {
+    pub fn apply(&self, policies: Vec<Arc<ExecPolicy>>, overrides: BTreeMap<String, Mode>) -> Result<(), String> {
         let report = self.enforcement().apply(policies, overrides);
+        self.changed();
         if self.inodes.is_some() {
             let standings: Vec<_> = self.enforcement().standings().collect();
             for standing in standings {
-                self.tell_inodes(&standing.info, standing.policy.as_ref());
+                self.tell_inodes(&standing.info, standing.policy.as_deref());
             }
         }
         if report.errors.is_empty() {
@@ -155,16 +169,14 @@ impl Shared {
         }
     }
 
-    /// Counters by documented name.
-    pub fn counters(&self) -> BTreeMap<String, u64> {
+    /// The kernel side's counters: verdicts by reason, and the others by their whole names.
+    pub fn kernel_counters(&self) -> (Vec<(&'static str, u64)>, BTreeMap<String, u64>) {
         let enforcement = self.enforcement();
-        let mut counters = BTreeMap::new();
-        for reason in Reason::ALL {
-            if let (Some(text), Ok(value)) = (reason.text(), enforcement.tables().counter(reason.0)) {
-                counters.insert(format!("lattice_verdicts_total{{reason=\"{text}\"}}"), value);
-            }
-        }
-        for (name, slot) in [
+        let verdicts = Reason::ALL
+            .into_iter()
+            .filter_map(|reason| Some((reason.text()?, enforcement.tables().counter(reason.0).ok()?)))
+            .collect();
+        let others = [
             ("lattice_ring_buffer_full_total", counter::RING_FULL),
             ("lattice_signal_failures_total", counter::SIGNAL_FAILED),
             ("lattice_files_hashed_total", counter::HASHED),
@@ -172,12 +184,25 @@ impl Shared {
             ("lattice_size_misses_total", counter::SIZE_MISS),
             ("lattice_digest_keep_failures_total", counter::KEEP_FAILED),
             ("lattice_mark_failures_total", counter::MARK_FAILED),
-        ] {
-            if let Ok(value) = enforcement.tables().counter(slot) {
-                counters.insert(name.into(), value);
-            }
+        ]
+        .into_iter()
+        .filter_map(|(name, slot)| Some((name.to_owned(), enforcement.tables().counter(slot).ok()?)))
+        .collect();
+        (verdicts, others)
+    }
+
+    /// Counters by documented name.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let (verdicts, mut counters) = self.kernel_counters();
+        for (reason, count) in verdicts {
+            counters.insert(format!("lattice_verdicts_total{{reason=\"{reason}\"}}"), count);
         }
         counters
+    }
+
+    /// Whether the front answers, and what it has counted; `None` without one.
+    pub fn front_counts(&self) -> Option<(bool, Counts)> {
+        self.front.get().map(|front| (front.is_running(), front.counts()))
     }
 }
 
@@ -200,13 +225,13 @@ impl Sink for Shared {
             .filter(|pod| self.enforcement().managed_root() != Some(*pod));
         // The floor knows the files before the cgroup is the container's: its first program finds them judged.
         let policy = self.enforcement().policy_of(&container).cloned();
-        self.tell_inodes(&container, policy.as_ref());
+        self.tell_inodes(&container, policy.as_deref());
         if container.has_own_root {
             self.watch_root(&container);
         }
-        self.enforcement()
-            .container_started(container)
-            .map_err(|error| ErrorChain(&error).to_string())
+        let started = self.enforcement().container_started(container);
+        self.changed();
+        started.map_err(|error| ErrorChain(&error).to_string())
     }
 
     fn stopped(&self, cgroup_id: u64) {
@@ -222,5 +247,6 @@ impl Sink for Shared {
         if let Err(error) = self.enforcement().container_stopped(cgroup_id) {
             tracing::error!(cgroup_id, error = %ErrorChain(&error), "a container that is gone could not be removed from the maps");
         }
+        self.changed();
     }
 }

@@ -102,7 +102,7 @@ impl ControlSocket {
     }
 
     /// Connections of root and of the agent's own user. The mode of the file says the same; this holds where somebody changed it.
-    pub(super) fn incoming(self) -> Incoming {
+    pub(crate) fn incoming(self) -> Incoming {
         Incoming { socket: self }
     }
 }
@@ -116,7 +116,7 @@ impl Drop for ControlSocket {
     }
 }
 
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     socket: ControlSocket,
 }
 

@@ -16,7 +16,7 @@ use super::{
     gaps::Gaps,
     record::{Record, decode},
 };
-use crate::{kernel::ring::pollable, state::Shared};
+use crate::{admin::health::Heartbeat, kernel::ring::pollable, state::Shared};
 
 /// How often the sequence is checked for holes, and the ring buffer for what its wake-ups missed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -37,6 +37,8 @@ pub struct Reader {
     pub own_events: Receiver<Event>,
     /// Who is speaking.
     pub node: Node,
+    /// Its sign of life.
+    pub heartbeat: Heartbeat,
     /// The sequence number up to which all was kept before this start.
     pub last_sequence: u64,
 }
@@ -54,6 +56,7 @@ impl Reader {
             cgroups,
             mut own_events,
             node,
+            heartbeat,
             last_sequence,
         } = self;
         let mut gaps = Gaps::after(last_sequence);
@@ -63,7 +66,10 @@ impl Reader {
             let mut is_check = false;
             tokio::select! {
                 guard = ring.readable_mut() => { guard?.clear_ready(); }
-                _ = check.tick() => is_check = true,
+                _ = check.tick() => {
+                    is_check = true;
+                    heartbeat.beat();
+                }
                 Some(event) = own_events.recv() => {
                     if gaps.saw(event.sequence) {
                         keep(&*sink, &event).await;

@@ -279,6 +279,14 @@ fn release(tier: Tier, globals: &Globals) -> u64 {
     u64::from_ne_bytes(std::array::from_fn(|index| digest[index]))
 }
 
+/// Programs of the tier whose links are not pinned.
+pub fn missing_links(tier: Tier, pins: &PinDirectory) -> Vec<&'static str> {
+    programs(tier)
+        .map(|(name, _)| name)
+        .filter(|name| !pins.link(name).exists())
+        .collect()
+}
+
 fn is_pinned(tier: Tier, pins: &PinDirectory) -> bool {
     programs(tier).all(|(name, _)| pins.link(name).exists() && !pins.next_link(name).exists())
 }

@@ -1,14 +1,21 @@
 //! What the agent tells `latticectl` of itself.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use lattice_api::v1::{self, ContainerStatus, EffectiveMode, GetStatusResponse, NodeStatus};
 use lattice_policy::{ExecPolicy, Mode};
 use tokio::sync::watch;
 
 use crate::{
-    containers::ContainerInfo, control::Backend, enforcement::ContainerStanding, events::explain::Node,
-    policy_sources::PolicySources, spool::Spool, state::Shared, uplink::Connection,
+    containers::ContainerInfo,
+    control::Backend,
+    enforcement::ContainerStanding,
+    events::explain::Node,
+    policy_sources::PolicySources,
+    probe,
+    spool::Spool,
+    state::Shared,
+    uplink::{Connection, StandingSource},
 };
 
 /// Answers from the agent's state.
@@ -25,6 +32,8 @@ pub struct AgentBackend {
     pub kernel_release: String,
     /// How it stands with central; absent without one.
     pub central: Option<watch::Receiver<Connection>>,
+    /// containerd's socket.
+    pub containerd: Option<PathBuf>,
 }
 
 /// The wire's form of a container.
@@ -46,20 +55,41 @@ fn source(is_override: bool) -> String {
     if is_override { "namespace-override" } else { "policy" }.into()
 }
 
-impl AgentBackend {
-    fn standing(&self, standing: &ContainerStanding) -> ContainerStatus {
-        ContainerStatus {
-            node: self.node.name.clone(),
-            container: Some(container_message(&standing.info)),
-            policy: standing.policy.as_ref().map(|policy| v1::PolicyReference {
-                namespace: policy.namespace.clone(),
-                name: policy.name.clone(),
-                generation: policy.generation,
-                matched_entry: String::new(),
-            }),
-            mode: standing.mode.map(|mode| mode.to_string()).unwrap_or_default(),
-            mode_source: standing.mode.map(|_| source(standing.is_override)).unwrap_or_default(),
-        }
+/// The wire's form of what holds for a container.
+fn status_message(node: &str, standing: &ContainerStanding) -> ContainerStatus {
+    ContainerStatus {
+        node: node.to_owned(),
+        container: Some(container_message(&standing.info)),
+        policy: standing.policy.as_ref().map(|policy| v1::PolicyReference {
+            namespace: policy.namespace.clone(),
+            name: policy.name.clone(),
+            generation: policy.generation,
+            matched_entry: String::new(),
+        }),
+        mode: standing.mode.map(|mode| mode.to_string()).unwrap_or_default(),
+        mode_source: standing.mode.map(|_| source(standing.is_override)).unwrap_or_default(),
+    }
+}
+
+/// What holds for the node's containers, for central.
+pub struct NodeStandings {
+    /// Containers and policies.
+    pub state: Arc<Shared>,
+    /// The node's name.
+    pub node: String,
+}
+
+impl StandingSource for NodeStandings {
+    fn all(&self) -> Vec<ContainerStatus> {
+        let standings: Vec<ContainerStanding> = self.state.enforcement().standings().collect();
+        standings
+            .iter()
+            .map(|standing| status_message(&self.node, standing))
+            .collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.state.changes()
     }
 }
 
@@ -83,7 +113,10 @@ impl Backend for AgentBackend {
                 apply_error: String::new(),
                 last_sequence: self.spool.highest(&self.node.boot_id),
             }],
-            containers: standings.iter().map(|standing| self.standing(standing)).collect(),
+            containers: standings
+                .iter()
+                .map(|standing| status_message(&self.node.name, standing))
+                .collect(),
             counters: self.state.counters().into_iter().collect(),
         }
     }
@@ -112,6 +145,14 @@ impl Backend for AgentBackend {
             .filter(|policy| namespace.is_empty() || policy.namespace == namespace)
             .cloned()
             .collect()
+    }
+
+    fn node_report(&self) -> Result<v1::NodeReport, String> {
+        let report = probe::in_child(&self.node.name, self.containerd.as_deref());
+        report.map(|report| v1::NodeReport {
+            active_tier: Some(self.node.tier),
+            ..report
+        })
     }
 
     fn apply_namespace_modes(&self, modes: BTreeMap<String, Mode>) -> Result<(), String> {

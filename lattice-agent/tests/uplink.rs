@@ -16,7 +16,7 @@ use lattice_agent::{
     uplink::{Connection, PolicySink, Settings, Uplink, last_good},
 };
 use lattice_api::v1::{
-    Acknowledgement, AgentMessage, Applied, Event, Gap, Hello, HubMessage, NamespaceMode, PolicySet,
+    Acknowledgement, AgentMessage, Applied, Event, Gap, Hello, HubMessage, NamespaceMode, PolicySet, Standings,
     agent_hub_server::{AgentHub, AgentHubServer},
     agent_message, event, hub_message,
 };
@@ -36,6 +36,7 @@ struct Seen {
     hellos: Vec<Hello>,
     events: Vec<Event>,
     applied: Vec<Applied>,
+    standings: Vec<Standings>,
 }
 
 #[derive(Clone)]
@@ -66,6 +67,10 @@ impl AgentHub for Hub {
                     }
                     agent_message::Kind::Applied(applied) => {
                         hub.seen.lock().unwrap().applied.push(applied);
+                        continue;
+                    }
+                    agent_message::Kind::Standings(standings) => {
+                        hub.seen.lock().unwrap().standings.push(standings);
                         continue;
                     }
                     agent_message::Kind::Events(batch) => {

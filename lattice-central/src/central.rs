@@ -21,6 +21,7 @@ use crate::{
     reconciler::Reconciler,
     server::{BoundServer, Counters, ServerError, Shared},
     settings::Settings,
+    standings::Standings,
     store::{Store, StoreError},
 };
 
@@ -101,6 +102,7 @@ impl Central {
         let shared = Arc::new(Shared {
             board,
             nodes,
+            standings: Standings::default(),
             store,
             counters,
             stopping,

@@ -41,4 +41,5 @@ pub mod reconciler;
 pub mod server;
 pub mod settings;
 pub mod specification;
+pub mod standings;
 pub mod store;

@@ -135,6 +135,14 @@ impl Nodes {
         self.change(session, |node| node.last_sequence = node.last_sequence.max(sequence));
     }
 
+    /// Whether no newer stream of the node has taken over.
+    pub fn is_current(&self, session: &Session) -> bool {
+        let nodes = self.nodes.borrow();
+        nodes
+            .get(&session.node)
+            .is_some_and(|node| node.session == session.number)
+    }
+
     fn change(&self, session: &Session, change: impl FnOnce(&mut Node)) {
         self.nodes.send_if_modified(|nodes| match nodes.get_mut(&session.node) {
             Some(node) if node.session == session.number => {
@@ -215,6 +223,7 @@ mod tests {
         (&mut older.replaced).await.unwrap();
         nodes.applied(&older, 9, String::new());
         nodes.disconnect(&older);
+        assert!(nodes.is_current(&newer) && !nodes.is_current(&older));
         let node = nodes.all()["a"].clone();
         assert!(node.connected);
         assert_eq!((node.applied_revision, node.last_sequence), (0, 7));

@@ -14,7 +14,7 @@ use lattice_api::v1::{agent_hub_server::AgentHubServer, control_server::ControlS
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
-use crate::{board::Board, nodes::Nodes, settings::Settings, store::Store};
+use crate::{board::Board, nodes::Nodes, settings::Settings, standings::Standings, store::Store};
 
 mod control;
 mod hub;
@@ -30,6 +30,8 @@ pub struct Shared {
     pub board: Arc<Board>,
     /// The agents.
     pub nodes: Nodes,
+    /// Their containers.
+    pub standings: Standings,
     /// Events.
     pub store: Store,
     /// What was counted.

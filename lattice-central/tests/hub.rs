@@ -391,6 +391,63 @@ async fn a_newer_stream_of_a_node_takes_over() {
 }
 
 #[tokio::test]
+async fn what_agents_say_of_their_containers_is_shown() {
+    let place = Place::new();
+    let central = Central::start(&place).await;
+    let mut agent = Agent::connect(&place, central.address, NODES[0]).await;
+    agent.policies().await;
+    let status = |node: &str| wire::ContainerStatus {
+        node: node.to_owned(),
+        container: Some(wire::Container {
+            namespace: "payments".to_owned(),
+            cgroup_id: 7,
+            ..Default::default()
+        }),
+        mode: "enforce".to_owned(),
+        ..Default::default()
+    };
+    let standings = |node: &str| {
+        wire::agent_message::Kind::Standings(wire::Standings {
+            clear: true,
+            containers: vec![status(node)],
+            gone: Vec::new(),
+        })
+    };
+    agent.send(standings(NODES[0])).await;
+    let mut control = central.control(&place).await;
+    let shown = timeout(PATIENCE, async {
+        loop {
+            let answer = control.get_status(wire::GetStatusRequest::default()).await.unwrap();
+            let containers = answer.into_inner().containers;
+            if !containers.is_empty() {
+                return containers;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(shown.await.unwrap(), [status(NODES[0])]);
+
+    // Only of its own.
+    agent.send(standings(NODES[1])).await;
+    assert_eq!(agent.ended().await.code(), Code::PermissionDenied);
+    let mut agent = Agent::connect(&place, central.address, NODES[0]).await;
+    let nameless = wire::Standings {
+        containers: vec![wire::ContainerStatus {
+            container: None,
+            ..status(NODES[0])
+        }],
+        ..Default::default()
+    };
+    agent.send(wire::agent_message::Kind::Standings(nameless)).await;
+    let ended = agent.ended().await;
+    assert_eq!(
+        ended.message(),
+        "standings: containers has an element without a container"
+    );
+    assert_eq!(central.shared.standings.all(), [status(NODES[0])]);
+}
+
+#[tokio::test]
 async fn what_is_no_protocol_is_refused() {
     let place = Place::new();
     let central = Central::start(&place).await;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Hello ──►            ◄── PolicySet ──► policy_set (checked) ──► PolicySink, last_good
+//!   StandingSource ──► standings (what differs) ──► Standings ──►
 //!   spool ──► EventBatch ──►             ──► Applied
 //!   spool ◄── acknowledge ◄── Acknowledgement
 //! ```
@@ -11,6 +12,7 @@
 pub mod last_good;
 pub mod policy_set;
 mod session;
+mod standings;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +24,7 @@ use std::{
 
 use lattice_api::v1::Hello;
 use lattice_policy::{ExecPolicy, Mode};
+pub use standings::StandingSource;
 use tokio::sync::watch;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
@@ -126,6 +129,7 @@ pub enum Connection {
 pub struct Uplink {
     settings: Settings,
     connection: watch::Sender<Connection>,
+    standings: Option<Arc<dyn StandingSource>>,
 }
 
 impl Uplink {
@@ -138,7 +142,16 @@ impl Uplink {
         Ok(Self {
             settings,
             connection: watch::Sender::new(Connection::Away),
+            standings: None,
         })
+    }
+
+    /// Tells central, besides, what holds for the node's containers.
+    pub fn with_standings(self, source: Arc<dyn StandingSource>) -> Self {
+        Self {
+            standings: Some(source),
+            ..self
+        }
     }
 
     /// How it stands with central, now and at every change.
@@ -155,7 +168,7 @@ impl Uplink {
         loop {
             // Read anew each time, so that a renewed certificate is taken up.
             let error = match endpoint(&self.settings) {
-                Ok(endpoint) => match session::run(endpoint, &self.settings, &spool, &sink, &self.connection).await {
+                Ok(endpoint) => match session::run(endpoint, &self, &spool, &sink).await {
                     Ok(never) => match never {},
                     Err(error) => error,
                 },

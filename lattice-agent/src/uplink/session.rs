@@ -12,14 +12,11 @@ use std::{
 use lattice_api::v1::{
     self, AgentMessage, Applied, EventBatch, agent_hub_client::AgentHubClient, agent_message, hub_message,
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
-use super::{Connection, PolicySink, Settings, UplinkError, last_good, policy_set::PolicySet};
+use super::{Connection, PolicySink, Settings, Uplink, UplinkError, last_good, policy_set::PolicySet};
 use crate::{error_chain::ErrorChain, spool::Spool};
 
 /// Messages that wait for the network; behind them the spool waits.
@@ -34,11 +31,15 @@ const SILENCE_CHECK: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(
     endpoint: Endpoint,
-    settings: &Settings,
+    uplink: &Uplink,
     spool: &Arc<Spool>,
     sink: &Arc<dyn PolicySink>,
-    connection: &watch::Sender<Connection>,
 ) -> Result<Infallible, UplinkError> {
+    let Uplink {
+        settings,
+        connection,
+        standings,
+    } = uplink;
     let central = &settings.central;
     let connect = endpoint.connect().await;
     let channel = connect.map_err(|source| UplinkError::Connect {
@@ -63,6 +64,13 @@ pub(super) async fn run(
         outgoing.clone(),
         Arc::clone(&unacknowledged),
     ));
+    if let Some(source) = standings {
+        let telling = super::standings::send(Arc::clone(source), outgoing.clone());
+        sending.spawn(async {
+            telling.await;
+            Ok(())
+        });
+    }
     let mut look = tokio::time::interval(SILENCE_CHECK);
     loop {
         let received = tokio::select! {

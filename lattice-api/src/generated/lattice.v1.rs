@@ -153,6 +153,20 @@ pub struct Gap {
     #[prost(string, tag = "3")]
     pub cause: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContainerStatus {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub container: ::core::option::Option<Container>,
+    /// Absent: no policy matches this container.
+    #[prost(message, optional, tag = "3")]
+    pub policy: ::core::option::Option<PolicyReference>,
+    #[prost(string, tag = "4")]
+    pub mode: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub mode_source: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecPolicy {
     #[prost(string, tag = "1")]
@@ -241,7 +255,7 @@ pub struct MapRule {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -254,6 +268,8 @@ pub mod agent_message {
         Events(super::EventBatch),
         #[prost(message, tag = "3")]
         Applied(super::Applied),
+        #[prost(message, tag = "4")]
+        Standings(super::Standings),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -283,6 +299,19 @@ pub struct Applied {
     /// Empty where all of it was applied.
     #[prost(string, tag = "2")]
     pub error: ::prost::alloc::string::String,
+}
+/// What holds for the containers of the node. A stream begins with all of them: the first message clears what central knew, the
+/// others say what is different.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Standings {
+    #[prost(bool, tag = "1")]
+    pub clear: bool,
+    /// At most 512 a message. `node` is the agent's own.
+    #[prost(message, repeated, tag = "2")]
+    pub containers: ::prost::alloc::vec::Vec<ContainerStatus>,
+    /// Cgroup ids of containers that are gone.
+    #[prost(uint64, repeated, tag = "3")]
+    pub gone: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HubMessage {
@@ -626,6 +655,57 @@ pub mod agent_hub_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeReport {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub kernel_release: ::prost::alloc::string::String,
+    /// As uname says it.
+    #[prost(string, tag = "3")]
+    pub architecture: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub agent_version: ::prost::alloc::string::String,
+    /// What this node can have: 1 or 2; 0 where nothing can be enforced, or where it could not be found out (see the findings).
+    #[prost(uint32, tag = "5")]
+    pub tier: u32,
+    /// Of a running agent: the tier that is in force. Absent where nobody runs.
+    #[prost(uint32, optional, tag = "6")]
+    pub active_tier: ::core::option::Option<u32>,
+    /// In the order in which they were tried.
+    #[prost(message, repeated, tag = "7")]
+    pub findings: ::prost::alloc::vec::Vec<Finding>,
+    /// What the tier does not refuse, in the words of docs/kernel-support.md; empty without a tier.
+    #[prost(message, repeated, tag = "8")]
+    pub not_refused: ::prost::alloc::vec::Vec<NotRefused>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Finding {
+    /// kernel | btf | capabilities | bpf-lsm | content | floor | front | cgroups | runtime | nri
+    #[prost(string, tag = "1")]
+    pub check: ::prost::alloc::string::String,
+    /// offered | limited | missing | unknown (it could not be tried)
+    #[prost(string, tag = "2")]
+    pub result: ::prost::alloc::string::String,
+    /// What happened when it was tried.
+    #[prost(string, tag = "3")]
+    pub found: ::prost::alloc::string::String,
+    /// What follows; empty where nothing does.
+    #[prost(string, tag = "4")]
+    pub consequence: ::prost::alloc::string::String,
+    /// What to change; empty where there is nothing to change.
+    #[prost(string, tag = "5")]
+    pub advice: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NotRefused {
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetNodeReportRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStatusRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -664,20 +744,6 @@ pub struct NodeStatus {
     pub apply_error: ::prost::alloc::string::String,
     #[prost(uint64, tag = "8")]
     pub last_sequence: u64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ContainerStatus {
-    #[prost(string, tag = "1")]
-    pub node: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "2")]
-    pub container: ::core::option::Option<Container>,
-    /// Absent: no policy matches this container.
-    #[prost(message, optional, tag = "3")]
-    pub policy: ::core::option::Option<PolicyReference>,
-    #[prost(string, tag = "4")]
-    pub mode: ::prost::alloc::string::String,
-    #[prost(string, tag = "5")]
-    pub mode_source: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEventsRequest {
@@ -1000,6 +1066,28 @@ pub mod control_client {
                 .insert(GrpcMethod::new("lattice.v1.Control", "ListServices"));
             self.inner.unary(req, path, codec).await
         }
+        /// Agent only: what its node offers. Tried anew for each request, which takes seconds.
+        pub async fn get_node_report(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetNodeReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::NodeReport>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lattice.v1.Control/GetNodeReport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lattice.v1.Control", "GetNodeReport"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1055,6 +1143,11 @@ pub mod control_server {
             tonic::Response<super::ListServicesResponse>,
             tonic::Status,
         >;
+        /// Agent only: what its node offers. Tried anew for each request, which takes seconds.
+        async fn get_node_report(
+            &self,
+            request: tonic::Request<super::GetNodeReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::NodeReport>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ControlServer<T> {
@@ -1382,6 +1475,51 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListServicesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/GetNodeReport" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetNodeReportSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::GetNodeReportRequest>
+                    for GetNodeReportSvc<T> {
+                        type Response = super::NodeReport;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetNodeReportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::get_node_report(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetNodeReportSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -61,7 +61,7 @@ impl Control for ControlService {
                     last_sequence: node.last_sequence,
                 })
                 .collect(),
-            containers: Vec::new(),
+            containers: self.shared.standings.all(),
             counters,
         }))
     }
@@ -214,6 +214,16 @@ impl Control for ControlService {
             })
             .collect();
         Ok(Response::new(wire::ListServicesResponse { services }))
+    }
+
+    async fn get_node_report(
+        &self,
+        request: Request<wire::GetNodeReportRequest>,
+    ) -> Result<Response<wire::NodeReport>, Status> {
+        require_operator(&request)?;
+        Err(Status::unimplemented(
+            "central is on no node of its own: ask the agent, with latticectl doctor on the node",
+        ))
     }
 }
 

@@ -154,6 +154,16 @@ impl AgentStream {
                 self.shared.nodes.applied(session, applied.revision, error);
                 Ok(())
             }
+            Some(wire::agent_message::Kind::Standings(standings)) => {
+                for status in &standings.containers {
+                    self.check_name(&status.node, "a container's standing")?;
+                }
+                if !self.shared.nodes.is_current(session) {
+                    return Err(Status::aborted("a newer stream of this node has taken over"));
+                }
+                let taken = self.shared.standings.take(&self.node, standings);
+                taken.map_err(|error| Status::invalid_argument(format!("standings: {error}")))
+            }
             Some(wire::agent_message::Kind::Hello(_)) => Err(Status::invalid_argument("Hello came twice")),
             None => Err(Status::invalid_argument(
                 "a message of a kind that this central does not know",

@@ -22,6 +22,7 @@ use lattice_central::{
     nodes::Nodes,
     server::{BoundServer, Counters, Shared},
     settings::Settings,
+    standings::Standings,
     store::Store,
 };
 use tempfile::TempDir;
@@ -121,6 +122,7 @@ impl Central {
         let shared = Arc::new(Shared {
             board,
             nodes,
+            standings: Standings::default(),
             store,
             counters: Counters::default(),
             stopping,

@@ -1,0 +1,197 @@
+//! The agent's program and central's, on this machine's kernel: what holds while central is away, and what it knows when it comes.
+
+mod common;
+
+use std::{
+    fs::{self, File},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus},
+    time::Instant,
+};
+
+use common::{
+    NODES, PATIENCE, Place, operator,
+    program::{Program, free_address},
+    stored,
+};
+use lattice_api::v1 as wire;
+
+const POLICY: &str = "apiVersion: lattice.dev/v1alpha1
+kind: ExecPolicy
+metadata: {name: server, namespace: payments}
+spec: {target: {workload: server}, mode: enforce, entries: [{path: /app/server}]}
+";
+
+/// A node of its own on this machine: a BPF file system, a cgroup, and folders.
+struct Node {
+    folder: tempfile::TempDir,
+    cgroup: PathBuf,
+}
+
+impl Node {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let hierarchy = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ');
+            let (_, place, kind) = (words.next()?, words.next()?, words.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(place))
+        });
+        let name = format!("lattice-central-test-{}", std::process::id());
+        let cgroup = hierarchy.expect("a cgroup2 mount").join(name);
+        fs::create_dir(&cgroup).expect("this test needs root");
+        let node = Self { folder, cgroup };
+        node.mount();
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn mount(&self) {
+        fs::create_dir_all(self.path("bpf")).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "bpf", "bpf"])
+            .arg(self.path("bpf"))
+            .status();
+        assert!(mounted.unwrap().success());
+    }
+
+    /// Everything that is pinned goes: what holds afterwards comes from the disk.
+    fn unmount(&self) {
+        // In a test that fails it may not be there.
+        let _ = Command::new("umount").arg(self.path("bpf")).status();
+    }
+
+    fn start_agent(&self, place: &Place, central: &str) -> Agent {
+        // Built together with central's own.
+        let program = Path::new(env!("CARGO_BIN_EXE_lattice-central")).with_file_name("lattice-agent");
+        assert!(
+            program.exists(),
+            "{} is not built: cargo build -p lattice-agent",
+            program.display()
+        );
+        let tls = |name: &str| place.tls().join(name);
+        let log = self.path("agent.log");
+        let child = Command::new(program)
+            .args(["run", "--node", NODES[0], "--central", central])
+            .arg("--bpf-file-system")
+            .arg(self.path("bpf"))
+            .arg("--state")
+            .arg(self.path("state"))
+            .arg("--socket")
+            .arg(self.path("run/agent.sock"))
+            .arg(format!("--cgroup={}=payments/server/main", self.cgroup.display()))
+            .arg("--client-cert")
+            .arg(tls("node-worker-1.crt"))
+            .arg("--client-key")
+            .arg(tls("node-worker-1.key"))
+            .arg("--ca")
+            .arg(tls("ca.crt"))
+            .env("NO_COLOR", "1")
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let agent = Agent(child);
+        let deadline = Instant::now() + PATIENCE;
+        while !fs::read_to_string(&log).unwrap().contains(" ready ") {
+            assert!(Instant::now() < deadline, "{}", fs::read_to_string(&log).unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        agent
+    }
+
+    /// Starts a program in the container.
+    fn exec(&self, program: &str) -> ExitStatus {
+        let entered = format!("echo 0 >{}/cgroup.procs; exec {program}", self.cgroup.display());
+        Command::new("/bin/sh").args(["-c", &entered]).status().unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.unmount();
+        // The cgroup may still hold a task that dies.
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // As a crash does.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until central says of the node's one container what is wanted.
+async fn wait_for_container(place: &Place, program: &Program, connected: bool) -> wire::ContainerStatus {
+    let deadline = Instant::now() + PATIENCE;
+    let mut control = operator(place, program.address).await;
+    loop {
+        let answer = control.get_status(wire::GetStatusRequest::default()).await.unwrap();
+        let status = answer.into_inner();
+        let is_connected = status.nodes.iter().any(|node| node.connected == connected);
+        if let [container] = &status.containers[..]
+            && container.policy.is_some()
+            && is_connected
+        {
+            return container.clone();
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_starts_without_central_enforces_what_it_kept_and_tells_it_later() {
+    let (place, node) = (Place::new(), Node::new());
+    fs::write(place.settings.local.join("policy.yaml"), POLICY).unwrap();
+    let address = free_address();
+    let url = format!("https://localhost:{}", address.port());
+
+    // Nobody was ever there: nothing is known, nothing is refused, and it goes on trying.
+    let agent = node.start_agent(&place, &url);
+    assert_eq!(node.exec("/bin/true").code(), Some(0));
+    let program = Program::start(&place, address);
+    let container = wait_for_container(&place, &program, true).await;
+    assert_eq!(
+        (container.mode.as_str(), container.mode_source.as_str()),
+        ("enforce", "policy")
+    );
+    assert_eq!(container.node, NODES[0]);
+    let policy = container.policy.unwrap();
+    assert_eq!(
+        (policy.namespace.as_str(), policy.name.as_str()),
+        ("payments", "server")
+    );
+    assert_eq!(node.exec("/bin/true").signal(), Some(9));
+
+    // Both die, and what was pinned is gone: as after a reboot in which central does not come back.
+    drop(agent);
+    wait_for_container(&place, &program, false).await;
+    drop(program);
+    node.unmount();
+    let deadline = Instant::now() + PATIENCE;
+    // The kernel takes the programs down a moment later.
+    while node.exec("/bin/true").code() != Some(0) {
+        assert!(Instant::now() < deadline, "it is still enforced");
+    }
+    node.mount();
+    let _agent = node.start_agent(&place, &url);
+    assert_eq!(node.exec("/bin/true").signal(), Some(9));
+
+    // What happened meanwhile arrives when central does.
+    let program = Program::start(&place, address);
+    wait_for_container(&place, &program, true).await;
+    let deadline = Instant::now() + PATIENCE;
+    while stored(&place.settings.state).len() < 2 {
+        assert!(Instant::now() < deadline, "{:?}", stored(&place.settings.state));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(stored(&place.settings.state).values().all(|count| *count == 1));
+}

@@ -10,7 +10,8 @@ use std::{
 use lattice_agent::control::{Backend, ControlSocket, LocalModes, RecentEvents, serve};
 use lattice_api::v1::{
     Container, EffectiveMode, Event, GetModeRequest, GetStatusRequest, GetStatusResponse, ListEventsRequest,
-    ListPoliciesRequest, ListServicesRequest, SetModeRequest, Violation, control_client::ControlClient, event::Kind,
+    ListPoliciesRequest, ListServicesRequest, NodeReport, SetModeRequest, Violation, control_client::ControlClient,
+    event::Kind,
 };
 use lattice_policy::{ExecPolicy, Mode};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -61,6 +62,10 @@ impl Backend for Node {
             .filter(|policy| namespace.is_empty() || policy.namespace == namespace)
             .cloned()
             .collect()
+    }
+
+    fn node_report(&self) -> Result<NodeReport, String> {
+        Err("nothing can be tried in this test".into())
     }
 
     fn apply_namespace_modes(&self, modes: BTreeMap<String, Mode>) -> Result<(), String> {

@@ -12,6 +12,7 @@ Examples:
   latticectl events --follow                           what is refused, or would be
   latticectl mode set --namespace payments enforce     kill what no policy lists
   latticectl policy check payment-service.yaml         what a file means, or what is wrong
+  latticectl doctor                                    what this node can refuse, and what to change
   latticectl --central https://lattice.example.com:7443 service list
                                                        how far each service came
 
@@ -120,6 +121,20 @@ pub(crate) enum Verb {
     Service {
         #[command(subcommand)]
         verb: ServiceVerb,
+    },
+    /// What this node's kernel, cgroups and runtime offer, found by trying; what is therefore not refused, and what to change
+    #[command(
+        after_help = "Asks the agent of this machine; where none runs, runs `lattice-agent probe`. As root.\n\nExit codes: 0 this node can \
+                      enforce, 1 it cannot, or not in the required tier, 2 it could not be found out.\n\nExamples:\n  latticectl doctor\n  \
+                      latticectl doctor --require-tier 1 -o json"
+    )]
+    Doctor {
+        /// Exit with 1 where the node has only a lower tier
+        #[arg(long, value_name = "1|2", value_parser = clap::value_parser!(u32).range(1..=2))]
+        require_tier: Option<u32>,
+        /// The agent's program, for where no agent runs [default: beside latticectl, or on PATH]
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
     },
     /// Completions for a shell
     #[command(after_help = "Example:\n  latticectl completion bash > /etc/bash_completion.d/latticectl")]

@@ -45,6 +45,18 @@ pub(crate) enum Failure {
         "only {applied} of {connected} connected agents have applied it so far. `latticectl status` shows what keeps the others."
     )]
     NotApplied { applied: u32, connected: u32 },
+    /// The agent's program did not say what the node offers.
+    #[error("no agent answers, and {} does not say what this node offers: {}. Name it with --program.", for_terminal(&program.display().to_string()), for_terminal(reason))]
+    Program { program: PathBuf, reason: String },
+    /// The node was looked at: it has no tier.
+    #[error("nothing can be enforced on this node; what is missing is above")]
+    NothingEnforced,
+    /// The node was looked at, as far as possible.
+    #[error("what this node can enforce could not be found out; see above, and run this as root on the node")]
+    NotFoundOut,
+    /// The node was looked at: its tier is not the one that was asked for.
+    #[error("this node has tier {found}, and tier {required} is required")]
+    TierTooLow { required: u32, found: u32 },
     /// Whoever read the output has closed it; that is no error.
     #[error("the output was closed")]
     ReaderGone,
@@ -54,7 +66,7 @@ impl Failure {
     /// 1 for no, 2 for don't know.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Findings { .. } | Self::NotApplied { .. } => 1,
+            Self::Findings { .. } | Self::NotApplied { .. } | Self::NothingEnforced | Self::TierTooLow { .. } => 1,
             Self::Answer { status, .. } => match status.code() {
                 Code::PermissionDenied
                 | Code::Unauthenticated

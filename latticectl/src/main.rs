@@ -68,8 +68,5 @@ fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
             what: "start the runtime".to_owned(),
             source,
         })?;
-    runtime.block_on(async {
-        let mut connection = connection::Connection::open(arguments).await?;
-        verb::run(&arguments.verb, &mut connection, output).await
-    })
+    runtime.block_on(verb::run(arguments, output))
 }

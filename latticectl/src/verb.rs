@@ -1,6 +1,7 @@
 //! What each verb asks, and how its answer is shown.
 
 pub(crate) mod completion;
+mod doctor;
 mod events;
 mod mode;
 pub(crate) mod policy_check;
@@ -9,14 +10,23 @@ mod service_list;
 mod status;
 
 use crate::{
-    arguments::{ModeVerb, PolicyVerb, ServiceVerb, Verb},
+    arguments::{Arguments, ModeVerb, PolicyVerb, ServiceVerb, Verb},
     connection::Connection,
     failure::Failure,
     output::Output,
 };
 
 /// Runs a verb that asks somebody; those that do not are run by `main`.
-pub(crate) async fn run(verb: &Verb, connection: &mut Connection, output: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
+    if let Verb::Doctor { require_tier, program } = &arguments.verb {
+        // It has an answer also where nobody listens.
+        return doctor::run(arguments, output, *require_tier, program.as_deref()).await;
+    }
+    let mut connection = Connection::open(arguments).await?;
+    ask(&arguments.verb, &mut connection, output).await
+}
+
+async fn ask(verb: &Verb, connection: &mut Connection, output: &mut Output) -> Result<(), Failure> {
     match verb {
         Verb::Status => status::run(connection, output).await,
         Verb::Events {
@@ -48,5 +58,6 @@ pub(crate) async fn run(verb: &Verb, connection: &mut Connection, output: &mut O
             verb: ServiceVerb::List { namespace },
         } => service_list::run(connection, output, namespace.as_deref()).await,
         Verb::Completion { shell } => completion::run(*shell),
+        Verb::Doctor { .. } => Ok(()),
     }
 }

@@ -13,10 +13,11 @@ mod socket;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
-use lattice_api::v1::{EffectiveMode, GetStatusResponse, control_server::ControlServer};
+use lattice_api::v1::{EffectiveMode, GetStatusResponse, NodeReport, control_server::ControlServer};
 use lattice_policy::{ExecPolicy, Mode};
 pub use local_modes::{LocalModes, SetModeError};
 pub use recent_events::RecentEvents;
+pub(crate) use socket::Incoming;
 pub use socket::{ControlSocket, SocketError};
 use tonic::transport::Server;
 
@@ -32,6 +33,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Policies in force, of a namespace or of all where it is empty.
     fn policies(&self, namespace: &str) -> Vec<ExecPolicy>;
+
+    /// What the node offers, tried anew.
+    ///
+    /// # Errors
+    /// When nothing could be tried.
+    fn node_report(&self) -> Result<NodeReport, String>;
 
     /// Replaces the overrides by namespace; only called where there is no central.
     ///

@@ -4,9 +4,9 @@ use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt, stream};
 use lattice_api::v1::{
-    Event, GetModeRequest, GetModeResponse, GetStatusRequest, GetStatusResponse, ListEventsRequest,
-    ListPoliciesRequest, ListPoliciesResponse, ListServicesRequest, ListServicesResponse, SetModeRequest,
-    SetModeResponse, control_server::Control,
+    Event, GetModeRequest, GetModeResponse, GetNodeReportRequest, GetStatusRequest, GetStatusResponse,
+    ListEventsRequest, ListPoliciesRequest, ListPoliciesResponse, ListServicesRequest, ListServicesResponse,
+    NodeReport, SetModeRequest, SetModeResponse, control_server::Control,
 };
 use lattice_policy::Mode;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -140,5 +140,12 @@ impl Control for Service {
         Err(Status::unimplemented(
             "an agent knows no services: ask central, with latticectl --central URL",
         ))
+    }
+
+    async fn get_node_report(&self, _: Request<GetNodeReportRequest>) -> Result<Response<NodeReport>, Status> {
+        match self.ask(|backend| backend.node_report()).await? {
+            Ok(report) => Ok(Response::new(report)),
+            Err(error) => Err(Status::unavailable(error)),
+        }
     }
 }

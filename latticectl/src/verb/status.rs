@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lattice_api::{
     event::container_name,
+    node_report::tier_sentence,
     v1::{ContainerStatus, GetStatusRequest, GetStatusResponse, NodeStatus},
 };
 use lattice_policy::escape::for_terminal;
@@ -108,14 +109,6 @@ pub(crate) async fn run(connection: &mut Connection, output: &mut Output) -> Res
         output.table(&["COUNTER", "VALUE"], rows, "")?;
     }
     Ok(())
-}
-
-fn tier_sentence(tier: u32) -> &'static str {
-    match tier {
-        1 => "tier 1: BPF LSM refuses, before a program starts",
-        2 => "tier 2: no BPF LSM here; what is not allowed is killed before its first instruction",
-        _ => "of a tier that this release does not know",
-    }
 }
 
 fn node_row(node: &NodeStatus) -> Vec<(String, Tone)> {

@@ -28,6 +28,7 @@ pub(crate) struct Answers {
     pub(crate) modes: Vec<v1::EffectiveMode>,
     pub(crate) policies: Vec<v1::ExecPolicy>,
     pub(crate) services: Result<Vec<v1::ServiceStatus>, Status>,
+    pub(crate) node_report: Result<v1::NodeReport, Status>,
 }
 
 impl Default for Answers {
@@ -39,6 +40,7 @@ impl Default for Answers {
             modes: Vec::new(),
             policies: Vec::new(),
             services: Err(Status::unimplemented("an agent reads no services: ask central")),
+            node_report: Err(Status::unimplemented("central is on no node: ask the agent")),
         }
     }
 }
@@ -115,6 +117,14 @@ impl Control for Answerer {
         self.note(&request.into_inner());
         let services = self.answers.services.clone()?;
         Ok(Response::new(v1::ListServicesResponse { services }))
+    }
+
+    async fn get_node_report(
+        &self,
+        request: Request<v1::GetNodeReportRequest>,
+    ) -> Result<Response<v1::NodeReport>, Status> {
+        self.note(&request.into_inner());
+        self.answers.node_report.clone().map(Response::new)
     }
 }
 

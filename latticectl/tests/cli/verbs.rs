@@ -515,3 +515,125 @@ fn colour_is_for_terminals_that_want_it() {
     let plain = on_a_terminal(&socket, "1");
     assert!(plain.contains("node-1") && !plain.contains('\u{1b}'), "{plain:?}");
 }
+
+fn node_report(tier: u32, lsm: &str) -> v1::NodeReport {
+    v1::NodeReport {
+        node: "node-1".to_owned(),
+        kernel_release: "6.1.0-49-amd64".to_owned(),
+        architecture: "x86_64".to_owned(),
+        agent_version: "0.1.0".to_owned(),
+        tier,
+        active_tier: None,
+        findings: vec![
+            v1::Finding {
+                check: "kernel".to_owned(),
+                result: "offered".to_owned(),
+                found: "Linux 6.1.0-49-amd64 on x86_64".to_owned(),
+                ..Default::default()
+            },
+            v1::Finding {
+                check: "bpf-lsm".to_owned(),
+                result: lsm.to_owned(),
+                // Whatever a kernel says must not reach the terminal.
+                found: "the kernel refused\u{1b}[2J".to_owned(),
+                consequence: "tier 1 cannot be had".to_owned(),
+                advice: "boot with lsm=capability,bpf".to_owned(),
+            },
+        ],
+        not_refused: vec![v1::NotRefused {
+            what: "a script on a volume or tmpfs: not judged".to_owned(),
+            why: "only the container's own overlay is watched".to_owned(),
+        }],
+    }
+}
+
+#[test]
+fn doctor_shows_what_the_agent_tried() {
+    let answers = || Answers {
+        node_report: Ok(v1::NodeReport {
+            active_tier: Some(2),
+            ..node_report(2, "missing")
+        }),
+        ..Default::default()
+    };
+    let (table, asked) = ask(answers(), &["doctor"]);
+    assert_eq!((table.code, table.stderr.as_str()), (0, ""));
+    assert_eq!(asked, ["GetNodeReportRequest"]);
+    check_golden("doctor.txt", &table.stdout);
+    let (json, _) = ask(answers(), &["doctor", "-o", "json"]);
+    assert_eq!(json.code, 0);
+    check_golden("doctor.json", &json.stdout);
+}
+
+#[test]
+fn doctor_exits_with_what_was_found_out() {
+    let code = |report: v1::NodeReport, arguments: &[&str]| {
+        let answers = Answers {
+            node_report: Ok(report),
+            ..Default::default()
+        };
+        let (shown, _) = ask(answers, arguments);
+        assert!(shown.stdout.contains("bpf-lsm"), "{shown:?}");
+        (shown.code, shown.stderr)
+    };
+    assert_eq!(code(node_report(1, "offered"), &["doctor", "--require-tier", "1"]).0, 0);
+    assert_eq!(code(node_report(1, "offered"), &["doctor", "--require-tier", "2"]).0, 0);
+    let too_low = code(node_report(2, "missing"), &["doctor", "--require-tier", "1"]);
+    assert_eq!(
+        too_low,
+        (
+            1,
+            "latticectl: this node has tier 2, and tier 1 is required\n".to_owned()
+        )
+    );
+    assert_eq!(code(node_report(0, "missing"), &["doctor"]).0, 1);
+    assert_eq!(code(node_report(0, "unknown"), &["doctor"]).0, 2);
+}
+
+#[test]
+fn doctor_runs_the_agents_program_where_no_agent_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(
+        path("report.json"),
+        lattice_api::node_report::to_json(&node_report(2, "missing")),
+    )
+    .unwrap();
+    let doctor = |script: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let text = format!("#!/bin/sh\necho \"$@\" >{}\n{script}\n", path("arguments").display());
+        std::fs::write(path("agent"), text).unwrap();
+        std::fs::set_permissions(path("agent"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = latticectl();
+        command
+            .arg("--agent")
+            .arg(path("none.sock"))
+            .args(["doctor", "--program"])
+            .arg(path("agent"));
+        shown(command.output().unwrap())
+    };
+    let good = doctor(&format!("cat {}", path("report.json").display()));
+    assert!(
+        good.code == 0 && good.stdout.contains("change: boot with lsm=capability,bpf"),
+        "{good:?}"
+    );
+    let arguments = std::fs::read_to_string(path("arguments")).unwrap();
+    assert_eq!(arguments, "probe --output json\n");
+    let bad = doctor("echo nonsense; exit 3");
+    assert!(
+        bad.code == 2 && bad.stderr.contains("no report in JSON") && bad.stdout.is_empty(),
+        "{bad:?}"
+    );
+    std::fs::remove_file(path("agent")).unwrap();
+    let mut command = latticectl();
+    command
+        .arg("--agent")
+        .arg(path("none.sock"))
+        .args(["doctor", "--program"])
+        .arg(path("agent"));
+    let none = shown(command.output().unwrap());
+    assert!(
+        none.code == 2 && none.stderr.contains("there is no such program"),
+        "{none:?}"
+    );
+}

@@ -25,18 +25,43 @@ mod tell;
 use std::{
     collections::BTreeSet,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use tokio::{sync::watch, task::JoinHandle};
 
 use self::tell::Shared;
 use super::{Sink, cgroup_tree::CgroupTree};
+use crate::error_chain::ErrorChain;
+
+/// How long a containerd may take to answer whether it is there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Asks a containerd how many namespaces it has, which says whether it answers. Blocks; not for use inside a runtime.
+///
+/// # Errors
+/// When it does not answer in time, or refuses; in words.
+pub fn count_namespaces(socket: &Path) -> Result<usize, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = async {
+        let client = client::Client::connect(socket).await?;
+        client.namespaces().await
+    };
+    let answer = runtime
+        .map_err(|error| error.to_string())?
+        .block_on(async { tokio::time::timeout(ANSWER_WITHIN, asked).await });
+    match answer {
+        Ok(Ok(namespaces)) => Ok(namespaces.len()),
+        Ok(Err(error)) => Err(ErrorChain(&error).to_string()),
+        Err(_) => Err(format!("containerd does not answer at {}", socket.display())),
+    }
+}
 
 /// Which containerd, and what of it.
 #[derive(Debug, Clone)]

@@ -94,8 +94,8 @@ pub(crate) struct Settings {
     /// Folder with ExecPolicy files (YAML, JSON); changes are taken up live
     #[arg(long, value_name = "DIR")]
     pub(crate) policies: Option<PathBuf>,
-    /// A container by its cgroup; may be repeated
-    #[arg(long, value_name = "PATH=NAMESPACE/WORKLOAD/CONTAINER")]
+    /// A container by its cgroup, and where its root file system is mounted, if it has one of its own; may be repeated
+    #[arg(long, value_name = "PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]")]
     pub(crate) cgroup: Vec<String>,
     /// containerd's socket
     #[arg(long, value_name = "SOCKET")]

@@ -21,7 +21,7 @@ use lattice_agent::{
         containerd::{self, ContainerdWatcher},
     },
     control::{self, ControlSocket, LocalModes, RecentEvents},
-    enforcement::Enforcement,
+    enforcement::{Enforcement, HostRoot},
     events::{clock, explain::Node, reader::Reader},
     host_name::host_name,
     inodes::{Inodes, mounts::Mounts},
@@ -109,11 +109,7 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         Tier::Two => Some(Inodes::new(InodeTable::open(&pins)?)),
     };
     let state = Arc::new(Shared::new(Enforcement::adopt(active.maps)?, inodes));
-    let host_mounts = Mounts::of("1")
-        .or_else(|_| Mounts::of("self"))
-        .context("cannot read the host's mounts")?;
-    let host_root = host_mounts.of_path(Path::new("/")).map_or(0, |mount| mount.device);
-    state.enforcement().set_host_root(host_root)?;
+    state.enforcement().set_host_root(host_root()?)?;
     let sources = Arc::new(PolicySources::new(Arc::clone(&state)));
     pass_runtime_programs(settings, &state)?;
 
@@ -261,6 +257,20 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     admin.abort();
     let _ = admin.await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the host's own processes have for root, by the first of them.
+fn host_root() -> Result<HostRoot> {
+    let mounts = Mounts::of("1")
+        .or_else(|_| Mounts::of("self"))
+        .context("cannot read the host's mounts")?;
+    let inode = fs::metadata("/proc/1/root/").or_else(|_| fs::metadata("/"));
+    let namespace = fs::metadata("/proc/1/ns/mnt").or_else(|_| fs::metadata("/proc/self/ns/mnt"));
+    Ok(HostRoot {
+        device: mounts.of_path(Path::new("/")).map_or(0, |mount| mount.device),
+        inode: inode.context("cannot look at the host's root directory")?.ino(),
+        mount_namespace: namespace.map_or(0, |namespace| namespace.ino() as u32),
+    })
 }
 
 fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Option<Uplink>> {

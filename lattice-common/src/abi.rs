@@ -5,7 +5,7 @@
 use crate::verdict::{FailAction, Mode, Origin, Role};
 
 /// Version of these layouts; part of the pin directory's name.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// SHA-256 of a file in memory order: `u64::from_ne_bytes` of each eight bytes, so that BPF compares words.
 pub type DigestWords = [u64; 4];
@@ -34,8 +34,8 @@ pub mod maps {
     pub const CGROUPS: &str = "CGROUPS";
     /// `Array<Container>` by container index.
     pub const CONTAINERS: &str = "CONTAINERS";
-    /// `Array<u32>` by container index: the epoch whose first program has started. Apart from `CONTAINERS`, because the kernel side
-    /// writes it.
+    /// `Array<Started>` by container index: the epoch whose first program has started, and where. Apart from `CONTAINERS`, because the
+    /// kernel side writes it.
     pub const STARTED: &str = "STARTED";
     /// `Array<Policy>` by policy index; 0 stays empty.
     pub const POLICIES: &str = "POLICIES";
@@ -141,6 +141,23 @@ pub struct Container {
     pub missing: u32,
     /// The container's cgroup.
     pub cgroup_id: u64,
+}
+
+/// Where a container's first program started. The runtime has made this root and mount namespace, and nothing of the container has run
+/// in them: what a member has made for itself later differs.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Started {
+    /// [`Container::epoch`] whose first program has started.
+    pub epoch: u32,
+    /// `s_dev` of its root file system; 0 where it is not known.
+    pub root_device: u32,
+    /// Inode number of its root directory; 0 where it is not known: then the root must be its file system's own.
+    pub root_inode: u64,
+    /// Its mount namespace, as `/proc/PID/ns/mnt` numbers it; 0 where it is not known.
+    pub mount_namespace: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Bits of [`Container::flags`].
@@ -513,6 +530,7 @@ const _: () = {
     assert!(size_of::<NodeConfig>() == 24);
     assert!(size_of::<CgroupEntry>() == 16);
     assert!(size_of::<Container>() == 32);
+    assert!(size_of::<Started>() == 24);
     assert!(size_of::<Policy>() == 24);
     assert!(size_of::<Namespace>() == 8);
     assert!(size_of::<EntryKey>() == 40);

@@ -4,7 +4,7 @@ use aya::Pod;
 
 use crate::abi::{
     CgroupEntry, Container, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy, SizeKey,
-    TaskState,
+    Started, TaskState,
 };
 
 macro_rules! pod {
@@ -27,5 +27,6 @@ pod!(
     PathKey,
     Policy,
     SizeKey,
+    Started,
     TaskState
 );

@@ -9,6 +9,7 @@ use lattice_common::{
     verdict::{FailAction, Membership, Mode, Origin},
 };
 
+use crate::kernel::{Root, mount_namespace};
 use crate::maps::{CGROUPS, CONTAINERS, NAMESPACES, NODE, POLICIES, STARTED, TASKS};
 
 /// The current task's standing. Plain words: it is filled by a global BPF function, after which the verifier takes every field for
@@ -27,12 +28,16 @@ pub(crate) struct Caller {
     pub(crate) container: u32,
     pub(crate) epoch: u32,
     pub(crate) root_device: u32,
+    /// `s_dev` of the root file system that the container was given: as the agent found it, else as its first program had it. 0 where
+    /// neither is known.
+    pub(crate) own_device: u32,
     pub(crate) policy: u32,
     pub(crate) set: u32,
     /// `policy_flag` bits.
     pub(crate) flags: u32,
     /// `container_flag` bits.
     pub(crate) container_flags: u32,
+    pub(crate) reserved: u32,
 }
 
 /// The current task.
@@ -84,10 +89,12 @@ impl Caller {
             container: NO_CONTAINER,
             epoch: 0,
             root_device: 0,
+            own_device: 0,
             policy: 0,
             set: 0,
             flags: 0,
             container_flags: 0,
+            reserved: 0,
         };
         if lattice_caller(&raw mut caller) == 0 {
             None
@@ -113,10 +120,20 @@ impl Caller {
             return self.unknown();
         }
         self.entering = u32::from(origin.0 == 0);
+        let started = STARTED.get(index).copied().unwrap_or_default();
+        let has_started = started.epoch == epoch;
         self.origin = match origin.0 {
-            0 if STARTED.get(index).is_some_and(|started| *started != epoch) => Origin::INIT,
-            0 => Origin::EXEC_SESSION,
+            0 if has_started => Origin::EXEC_SESSION,
+            0 => Origin::INIT,
             _ => origin,
+        };
+        self.own_device = if container.root_device != 0 {
+            container.root_device
+        } else if has_started {
+            started.root_device
+        } else {
+            // The first program is about to start where the runtime has put it.
+            Root::of(current().cast_const().cast()).device()
         };
         let namespace_mode = namespace_mode(container.namespace);
         self.membership = Membership::MISSING_POLICY;
@@ -163,8 +180,17 @@ impl Caller {
             if self.origin == Origin::INIT
                 && let Some(started) = STARTED.get_ptr_mut(self.container)
             {
-                // SAFETY: the element lives as long as the map; the store is one aligned word.
-                unsafe { started.write_volatile(self.epoch) };
+                let task = current().cast_const().cast();
+                let root = Root::of(task);
+                // SAFETY: the element lives as long as the map; the stores are aligned words. The epoch last: who finds it finds the
+                // rest.
+                unsafe {
+                    (&raw mut (*started).root_device).write_volatile(root.device());
+                    (&raw mut (*started).root_inode).write_volatile(root.inode());
+                    (&raw mut (*started).mount_namespace).write_volatile(mount_namespace(task));
+                    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::Release);
+                    (&raw mut (*started).epoch).write_volatile(self.epoch);
+                }
             }
         }
         true

@@ -35,6 +35,7 @@ globals! {
     SUPER_BLOCK_S_DEV,
     SUPER_BLOCK_S_MAGIC,
     SUPER_BLOCK_S_FLAGS,
+    SUPER_BLOCK_S_ROOT,
     /// How far before its `vfs_inode` a `struct shmem_inode_info` keeps its seals.
     SHMEM_SEALS_BEFORE_INODE,
     DENTRY_D_INODE,
@@ -42,6 +43,10 @@ globals! {
     TASK_STRUCT_TGID,
     TASK_STRUCT_FS,
     TASK_STRUCT_MM,
+    TASK_STRUCT_NSPROXY,
+    NSPROXY_MNT_NS,
+    MNT_NAMESPACE_NS,
+    NS_COMMON_INUM,
     MM_STRUCT_SAVED_AUXV,
     VM_AREA_STRUCT_VM_FILE,
     FS_STRUCT_ROOT,
@@ -77,13 +82,43 @@ pub(crate) fn parent_pid(task: Pointer) -> u32 {
     probe(parent, TASK_STRUCT_TGID.load())
 }
 
-/// `s_dev` of the task's root directory.
+/// A task's root directory.
+#[derive(Clone, Copy)]
+pub(crate) struct Root {
+    pub(crate) dentry: Pointer,
+    pub(crate) super_block: Pointer,
+}
+
+impl Root {
+    #[inline(always)]
+    pub(crate) fn of(task: Pointer) -> Self {
+        let fs = probe::<u64>(task, TASK_STRUCT_FS.load()) as Pointer;
+        let dentry = probe::<u64>(fs, FS_STRUCT_ROOT.load() + PATH_DENTRY.load()) as Pointer;
+        Self {
+            dentry,
+            super_block: probe::<u64>(dentry, DENTRY_D_SB.load()) as Pointer,
+        }
+    }
+
+    /// `s_dev` of its file system.
+    #[inline(always)]
+    pub(crate) fn device(self) -> u32 {
+        probe(self.super_block, SUPER_BLOCK_S_DEV.load())
+    }
+
+    #[inline(always)]
+    pub(crate) fn inode(self) -> u64 {
+        let inode = probe::<u64>(self.dentry, DENTRY_D_INODE.load()) as Pointer;
+        probe(inode, INODE_I_INO.load())
+    }
+}
+
+/// Number of a task's mount namespace.
 #[inline(always)]
-pub(crate) fn root_device(task: Pointer) -> u32 {
-    let fs = probe::<u64>(task, TASK_STRUCT_FS.load()) as Pointer;
-    let dentry = probe::<u64>(fs, FS_STRUCT_ROOT.load() + PATH_DENTRY.load()) as Pointer;
-    let super_block = probe::<u64>(dentry, DENTRY_D_SB.load()) as Pointer;
-    probe(super_block, SUPER_BLOCK_S_DEV.load())
+pub(crate) fn mount_namespace(task: Pointer) -> u32 {
+    let namespaces = probe::<u64>(task, TASK_STRUCT_NSPROXY.load()) as Pointer;
+    let mounts = probe::<u64>(namespaces, NSPROXY_MNT_NS.load()) as Pointer;
+    probe(mounts, MNT_NAMESPACE_NS.load() + NS_COMMON_INUM.load())
 }
 
 /// `struct cgroup`.

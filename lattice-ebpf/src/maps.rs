@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use lattice_common::abi::{
     CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey,
-    TaskState, counter,
+    Started, TaskState, counter,
 };
 
 #[map]
@@ -18,7 +18,7 @@ pub(crate) static CGROUPS: HashMap<u64, CgroupEntry> = HashMap::with_max_entries
 #[map]
 pub(crate) static CONTAINERS: Array<Container> = Array::with_max_entries(2048, 0);
 #[map]
-pub(crate) static STARTED: Array<u32> = Array::with_max_entries(2048, 0);
+pub(crate) static STARTED: Array<Started> = Array::with_max_entries(2048, 0);
 #[map]
 pub(crate) static POLICIES: Array<Policy> = Array::with_max_entries(10_240, 0);
 #[map]

@@ -1,4 +1,4 @@
-//! A container named on the command line: `--cgroup PATH=NAMESPACE/WORKLOAD/CONTAINER`.
+//! A container named on the command line: `--cgroup PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]`.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,6 +11,7 @@ use super::{
     ContainerInfo,
     cgroup_tree::{CgroupTree, cgroup_id},
 };
+use crate::inodes::mounts::Mounts;
 
 const NAME_BYTES: usize = 253;
 
@@ -19,7 +20,7 @@ const NAME_BYTES: usize = 253;
 pub enum ByHandError {
     /// Not of the form.
     #[error(
-        "--cgroup {value:?} is not PATH=NAMESPACE/WORKLOAD/CONTAINER; for example /sys/fs/cgroup/shop=payments/shop/server"
+        "--cgroup {value:?} is not PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]; for example /sys/fs/cgroup/shop=payments/shop/server"
     )]
     Form {
         /// The value.
@@ -45,6 +46,15 @@ pub enum ByHandError {
         /// The path.
         path: PathBuf,
     },
+    /// The root is no mount.
+    #[error(
+        "--cgroup: nothing is mounted at root={}: name the folder where the container's root file system is mounted, or leave root away",
+        path.display()
+    )]
+    NoRoot {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The folder is no cgroup, or the root of all.
     #[error("--cgroup: {} is no cgroup below the cgroup2 mount {}", path.display(), mount.display())]
     NoCgroup {
@@ -62,18 +72,26 @@ pub struct ByHand {
     namespace: String,
     workload: String,
     container: String,
+    root: Option<PathBuf>,
 }
 
 impl FromStr for ByHand {
     type Err = ByHandError;
 
     /// # Errors
-    /// When the value is not `PATH=NAMESPACE/WORKLOAD/CONTAINER` with an absolute path and three names.
+    /// When the value is not `PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]` with absolute paths and three names.
     fn from_str(value: &str) -> Result<Self, ByHandError> {
         let value_shown: String = value.chars().take(512).collect();
         let form = || ByHandError::Form {
             value: value_shown.clone(),
         };
+        let (value, root) = match value.rsplit_once(",root=") {
+            Some((value, root)) => (value, Some(PathBuf::from(root))),
+            None => (value, None),
+        };
+        if root.as_ref().is_some_and(|root| !root.is_absolute()) {
+            return Err(ByHandError::Relative { value: value_shown });
+        }
         // Names have no '='; folders may.
         let (path, identity) = value.rsplit_once('=').ok_or_else(form)?;
         let mut names = identity.split('/');
@@ -99,6 +117,7 @@ impl FromStr for ByHand {
             namespace: namespace.into(),
             workload: workload.into(),
             container: container.into(),
+            root,
         })
     }
 }
@@ -126,6 +145,10 @@ impl ByHand {
         if statfs(&folder).map_err(|_| missing())?.filesystem_type() != CGROUP2_SUPER_MAGIC {
             return Err(no_cgroup());
         }
+        let root_device = match &self.root {
+            None => 0,
+            Some(root) => mounted_at(root).ok_or_else(|| ByHandError::NoRoot { path: root.clone() })?,
+        };
         Ok(ContainerInfo {
             container_id: below.to_string_lossy().into_owned(),
             namespace: self.namespace.clone(),
@@ -136,14 +159,24 @@ impl ByHand {
             image_reference: String::new(),
             image_digest: None,
             cgroup_id: cgroup_id(&folder).ok_or_else(no_cgroup)?,
-            has_own_root: false,
+            has_own_root: self.root.is_some(),
             is_running: super::cgroup_tree::is_populated(&folder),
             cgroup_path: folder,
             pod_cgroup_id: None,
-            root_device: 0,
+            root_device,
             pid: None,
         })
     }
+}
+
+/// Device of what is mounted at a folder; `None` where nothing is.
+fn mounted_at(folder: &Path) -> Option<u32> {
+    let folder = folder.canonicalize().ok()?;
+    let mounts = Mounts::of("self").ok()?;
+    mounts
+        .of_path(&folder)
+        .filter(|mount| mount.mount_point == folder)
+        .map(|mount| mount.device)
 }
 
 #[cfg(test)]
@@ -161,8 +194,10 @@ mod tests {
                     namespace,
                     workload,
                     container,
+                    root,
                 } = by_hand;
-                format!("{} {namespace} {workload} {container}", path.display())
+                let root = root.map_or(String::new(), |root| format!(" at {}", root.display()));
+                format!("{} {namespace} {workload} {container}{root}", path.display())
             }
             Err(error) => error.to_string(),
         };
@@ -176,6 +211,9 @@ mod tests {
             "/sys/fs/cgroup/shop payments shop server",
         );
         check("/a=b/c=n/w/c", "/a=b/c n w c");
+        check("/a=n/w/c,root=/run/c/rootfs", "/a n w c at /run/c/rootfs");
+        check("/a=n/w/c,root=rootfs", "the path must be absolute");
+        check("/a=n/w/c,rot=/x", "is no name");
         check("/sys/fs/cgroup/shop", "is not PATH=NAMESPACE/WORKLOAD/CONTAINER");
         check("/a=n/w", "is not PATH=");
         check("/a=n/w/c/d", "is not PATH=");

@@ -21,7 +21,7 @@ use std::{
 
 use lattice_common::{
     abi::{
-        self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, TaskState, cgroup_kind,
+        self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, Started, TaskState, cgroup_kind,
         container_flag,
     },
     verdict,
@@ -119,9 +119,21 @@ pub struct ContainerStanding {
     pub is_override: bool,
 }
 
+/// Root directory and mount namespace of the host's own processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostRoot {
+    /// `s_dev` of its file system in the kernel's encoding.
+    pub device: u32,
+    /// Its inode.
+    pub inode: u64,
+    /// Number of the mount namespace; 0 where it is not known.
+    pub mount_namespace: u32,
+}
+
 /// The state of enforcement on this node.
 pub struct Enforcement<T> {
     tables: T,
+    host_root: HostRoot,
     policies: BTreeMap<PolicyName, LoadedPolicy>,
     containers: BTreeMap<u64, LoadedContainer>,
     managed_root: Option<u64>,
@@ -177,6 +189,7 @@ impl<T: Tables> Enforcement<T> {
             used_containers: containers.keys().copied().collect(),
             used_policies: policies.keys().copied().collect(),
             tables,
+            host_root: HostRoot::default(),
             policies: BTreeMap::new(),
             containers: BTreeMap::new(),
             managed_root: None,
@@ -256,12 +269,15 @@ impl<T: Tables> Enforcement<T> {
         strictest(of_namespace.map(|(_, loaded)| fail_action(loaded.source.fail.unknown)))
     }
 
-    /// Says which device the host's root file system is on.
+    /// Says what the host's own processes have for root.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn set_host_root(&mut self, device: u32) -> Result<(), EnforcementError> {
-        Ok(self.tables.update_node(&mut |node| node.host_root_device = device)?)
+    pub fn set_host_root(&mut self, root: HostRoot) -> Result<(), EnforcementError> {
+        self.host_root = root;
+        Ok(self
+            .tables
+            .update_node(&mut |node| node.host_root_device = root.device)?)
     }
 
     /// Whether the kernel side announces new cgroups.
@@ -516,7 +532,23 @@ impl<T: Tables> Enforcement<T> {
         if is_new {
             // Of a container that already runs, the next program to start is not its first.
             if info.is_running {
-                self.tables.put_started(index, epoch)?;
+                let started = if info.has_own_root {
+                    // Nobody saw its first program start, and what its processes have for root now is their own word.
+                    Started {
+                        epoch,
+                        root_device: info.root_device,
+                        ..Started::default()
+                    }
+                } else {
+                    Started {
+                        epoch,
+                        root_device: self.host_root.device,
+                        root_inode: self.host_root.inode,
+                        mount_namespace: self.host_root.mount_namespace,
+                        reserved: 0,
+                    }
+                };
+                self.tables.put_started(index, started)?;
                 self.mark_running(&info, index, epoch)?;
             }
             let entry = CgroupEntry {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::maps::MapError;
 use lattice_common::abi::{
     CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PATH_KEY_BYTES, PathKey, Policy,
-    SizeKey, TaskState,
+    SizeKey, Started, TaskState,
 };
 
 use super::compile::EntrySet;
@@ -63,7 +63,7 @@ pub trait Tables {
     ///
     /// # Errors
     /// When the slot is out of range or the kernel refuses.
-    fn put_started(&mut self, index: u32, epoch: u32) -> Result<(), TableError>;
+    fn put_started(&mut self, index: u32, started: Started) -> Result<(), TableError>;
     /// All slots in use.
     ///
     /// # Errors
@@ -166,8 +166,8 @@ impl Tables for Maps {
             .map_err(|source| TableError::Task { process, source })
     }
 
-    fn put_started(&mut self, index: u32, epoch: u32) -> Result<(), TableError> {
-        self.started.set(index, epoch, 0).map_err(refused("write", "STARTED"))
+    fn put_started(&mut self, index: u32, started: Started) -> Result<(), TableError> {
+        self.started.set(index, started, 0).map_err(refused("write", "STARTED"))
     }
 
     fn containers(&self) -> Result<BTreeMap<u32, Container>, TableError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lattice_common::abi::{Container, NodeConfig, Policy};
+use lattice_common::abi::{Container, NodeConfig, Policy, Started};
 use lattice_policy::{CodeLoading, Entry, FailSemantics, FileDigest, Origin, Role, Scope, Target};
 
 use super::*;
@@ -15,7 +15,7 @@ struct Memory {
     policies: BTreeMap<u32, Policy>,
     namespaces: BTreeMap<u32, Namespace>,
     sets: BTreeMap<u32, EntrySet>,
-    started: BTreeMap<u32, u32>,
+    started: BTreeMap<u32, Started>,
     node: NodeConfig,
     room: usize,
 }
@@ -64,8 +64,8 @@ impl Tables for Memory {
         Ok(())
     }
 
-    fn put_started(&mut self, index: u32, epoch: u32) -> Result<(), TableError> {
-        self.started.insert(index, epoch);
+    fn put_started(&mut self, index: u32, started: Started) -> Result<(), TableError> {
+        self.started.insert(index, started);
         Ok(())
     }
 

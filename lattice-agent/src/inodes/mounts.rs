@@ -46,6 +46,11 @@ impl Mounts {
             .max_by_key(|mount| mount.mount_point.as_os_str().len())
     }
 
+    /// What was mounted last of a file system.
+    pub fn of_device(&self, device: u32) -> Option<&Mount> {
+        self.0.iter().rev().find(|mount| mount.device == device)
+    }
+
     /// The root file system of a container: what its runtime mounted at `…/<container id>/rootfs`.
     pub fn root_of_container(&self, container_id: &str) -> Option<&Mount> {
         let end = Path::new(container_id).join("rootfs");

@@ -3,7 +3,7 @@
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use lattice_common::abi::{
     CgroupEntry, Container, DigestWords, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey,
-    Policy, SizeKey, counter, maps as names,
+    Policy, SizeKey, Started, counter, maps as names,
 };
 
 use crate::enforcement::tables::{TableError, absent_is_fine, refused};
@@ -22,7 +22,7 @@ pub struct Maps {
     /// Container slots.
     pub containers: Array<MapData, Container>,
     /// Epochs whose first program has started, by container slot.
-    pub started: Array<MapData, u32>,
+    pub started: Array<MapData, Started>,
     /// Policies by index.
     pub policies: Array<MapData, Policy>,
     /// Namespaces by index.
@@ -92,7 +92,7 @@ impl Maps {
         (names::NODE, 4, size_of::<NodeConfig>() as u32),
         (names::CGROUPS, 8, size_of::<CgroupEntry>() as u32),
         (names::CONTAINERS, 4, size_of::<Container>() as u32),
-        (names::STARTED, 4, 4),
+        (names::STARTED, 4, size_of::<Started>() as u32),
         (names::POLICIES, 4, size_of::<Policy>() as u32),
         (names::NAMESPACES, 4, size_of::<Namespace>() as u32),
         (

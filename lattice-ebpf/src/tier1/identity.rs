@@ -11,7 +11,7 @@ use lattice_common::abi::{CachedDigest, DigestWords, EntryRule, PATH_KEY_BYTES, 
 use crate::{
     count::count,
     maps::{PATHS, TaskStorage},
-    trusted::{File, Inode, Layer},
+    trusted::{File, Inode, Layer, OwnRoot},
 };
 
 #[btf_map]
@@ -40,7 +40,7 @@ pub(crate) fn kept(inode: Inode, layer: Layer) -> Option<DigestWords> {
 /// `None` where the digest would say nothing: no SHA-256 from the kernel, a file system that can serve two contents, or somebody who
 /// has the bytes open for writing before or after.
 #[inline(always)]
-pub(crate) fn computed(file: File, inode: Inode, layer: Layer) -> Option<DigestWords> {
+pub(crate) fn computed(file: File, inode: Inode, layer: Layer, own: OwnRoot) -> Option<DigestWords> {
     if layer == Layer::Foreign || inode.has_writers(layer) {
         return None;
     }
@@ -48,10 +48,10 @@ pub(crate) fn computed(file: File, inode: Inode, layer: Layer) -> Option<DigestW
     count(counter::HASHED);
     // SAFETY: the file is trusted; the buffer has the 32 bytes that are announced.
     let algorithm = unsafe { bpf_ima_file_hash(file.0.cast_mut().cast(), (&raw mut digest).cast(), 32) };
-    if algorithm as i64 != HASH_ALGORITHM_SHA256 || inode.has_writers(inode.layer()) {
+    if algorithm as i64 != HASH_ALGORITHM_SHA256 || inode.has_writers(inode.layer(own)) {
         return None;
     }
-    if layer == Layer::Lower && inode.layer() == Layer::Lower {
+    if layer == Layer::Lower && inode.layer(own) == Layer::Lower {
         keep(inode, &digest);
     }
     Some(digest)

@@ -10,12 +10,12 @@ use crate::identity::{PathRule, computed, kept, rule_of_path};
 use crate::{
     caller::{Caller, current},
     count::{count, decided},
-    kernel::{Pointer, root_device},
+    kernel::{Pointer, Root, SUPER_BLOCK_S_ROOT, mount_namespace, probe},
     kill::kill_current,
     lookup::{rule_of_digest, size_is_listed},
-    maps::{DENYLIST, NODE},
+    maps::{DENYLIST, NODE, STARTED},
     report::{FileFacts, Report, report},
-    trusted::{File, Layer},
+    trusted::{File, Layer, OwnRoot},
 };
 
 /// What the hook knows besides the file.
@@ -48,15 +48,18 @@ pub(crate) enum Outcome {
 #[inline(always)]
 pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome {
     let inode = file.inode();
-    let layer = inode.layer();
+    let (denylist_entries, host_root) = NODE
+        .get(0)
+        .map_or((0, 0), |node| (node.denylist_entries, node.host_root_device));
+    let own = OwnRoot {
+        container: caller.own_device,
+        host: if caller.entering != 0 { host_root } else { 0 },
+    };
+    let layer = inode.layer(own);
     let size_bytes = inode.size_bytes();
-    let denylist_entries = NODE.get(0).map_or(0, |node| node.denylist_entries);
 
-    // First of all, where the verifier has the fewest states to follow it in. A path says nothing where the caller's root is on
-    // another file system than the container's.
-    let by_path = if caller.flags & policy_flag::PATHS != 0
-        && (caller.root_device == 0 || root_device(current().cast_const().cast()) == caller.root_device)
-    {
+    // First of all, where the verifier has the fewest states to follow it in.
+    let by_path = if caller.flags & policy_flag::PATHS != 0 && sees_own_paths(caller) {
         rule_of_path(current(), caller.set, file)
     } else {
         PathRule::NONE
@@ -91,7 +94,7 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
             None
         }
         None if !question.may_hash => return Outcome::Later,
-        None => match computed(file, inode, layer) {
+        None => match computed(file, inode, layer, own) {
             Some(computed) => Some(computed),
             None => {
                 identity = Identity::UNRESOLVED;
@@ -148,6 +151,29 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     }
     let decision = decided(facts);
     act(caller, decision, file, question, Evidence { flags, entry, digest })
+}
+
+/// Whether the caller's paths are the container's: its root and its mounts are those that the first program had. In others a chroot or
+/// a mount can put any file at any path.
+#[inline(always)]
+fn sees_own_paths(caller: &Caller) -> bool {
+    let task: Pointer = current().cast_const().cast();
+    let root = Root::of(task);
+    if root.device() != caller.own_device {
+        return false;
+    }
+    let started = STARTED.get(caller.container).copied().unwrap_or_default();
+    // The first program itself: the runtime has put it where it is.
+    if started.epoch != caller.epoch {
+        return true;
+    }
+    let is_root = if started.root_inode == 0 {
+        // The root of its file system, rather than a folder in it.
+        probe::<u64>(root.super_block, SUPER_BLOCK_S_ROOT.load()) == root.dentry as u64
+    } else {
+        root.inode() == started.root_inode
+    };
+    is_root && (started.mount_namespace == 0 || started.mount_namespace == mount_namespace(task))
 }
 
 #[derive(Clone, Copy)]

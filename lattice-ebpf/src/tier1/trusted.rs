@@ -94,14 +94,31 @@ impl File {
 /// Where a file's bytes lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layer {
-    /// On an overlay's read-only layers: nobody in the container can change it.
+    /// On the read-only layers of the container's own root: nobody in the container can change it.
     Lower,
-    /// In an overlay's writable layer.
+    /// In the writable layer of the container's own root.
     Upper,
     /// On another local file system.
     Local,
-    /// Where one content can be served to the hash and another to the program (FUSE, network).
+    /// Where one content can be served to the hash and another to the program: FUSE, network, and every other overlay. Who has mounted
+    /// an overlay reaches its layers beside it, and the kernel's guard against writers is on the overlay alone.
     Foreign,
+}
+
+/// Super blocks whose overlays the runtime has mounted, by `s_dev`, as far as the caller goes.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnRoot {
+    /// The container's; 0 where it is not known.
+    pub(crate) container: u32,
+    /// The host's, for who is still entering; else 0.
+    pub(crate) host: u32,
+}
+
+impl OwnRoot {
+    #[inline(always)]
+    fn is(self, device: u32) -> bool {
+        device != 0 && (device == self.container || device == self.host)
+    }
 }
 
 /// `struct inode`.
@@ -153,8 +170,9 @@ impl Inode {
     }
 
     #[inline(always)]
-    pub(crate) fn layer(self) -> Layer {
+    pub(crate) fn layer(self, own: OwnRoot) -> Layer {
         match self.file_system() {
+            OVERLAYFS if !own.is(self.device()) => Layer::Foreign,
             OVERLAYFS if self.upper_dentry().is_null() => Layer::Lower,
             OVERLAYFS => Layer::Upper,
             magic if is_local(magic) => Layer::Local,

@@ -19,7 +19,7 @@ use lattice_common::{
 use crate::{
     caller::{Caller, current},
     count::{count, decided},
-    kernel::{Pointer, probe, root_device},
+    kernel::{Pointer, Root, probe},
     kill::kill_current,
     lookup::{rule_of_digest, size_is_listed},
     maps::NODE,
@@ -90,7 +90,7 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
         && caller.container_flags & container_flag::OWN_ROOT != 0
         && seen.device != caller.root_device
         && host_root_device != 0
-        && root_device(current().cast_const().cast()) == host_root_device
+        && Root::of(current().cast_const().cast()).device() == host_root_device
     {
         let helper = Facts {
             membership: Membership::RUNTIME_HELPER,

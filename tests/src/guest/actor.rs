@@ -14,6 +14,8 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, SealFlag, fcntl},
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::memfd::{MFdFlags, memfd_create},
     unistd::{chroot, fexecve},
 };
@@ -48,9 +50,11 @@ pub enum Way {
     AfterMove,
     /// After a chroot to the first argument.
     AfterChroot,
+    /// After the first argument was mounted over the program, in a mount namespace of its own.
+    AfterMount,
 }
 
-const WORDS: [(Way, &str); 10] = [
+const WORDS: [(Way, &str); 11] = [
     (Way::Exec, "exec"),
     (Way::Descriptor, "descriptor"),
     (Way::ProcDescriptor, "proc-descriptor"),
@@ -61,6 +65,7 @@ const WORDS: [(Way, &str); 10] = [
     (Way::Child, "child"),
     (Way::AfterMove, "after-move"),
     (Way::AfterChroot, "after-chroot"),
+    (Way::AfterMount, "after-mount"),
 ];
 
 impl Way {
@@ -104,11 +109,15 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
             std::env::set_current_dir("/")?;
             rest
         }
+        (Way::AfterMount, [from, rest @ ..]) => {
+            mount_privately(from, rest.first().ok_or_else(bad)?)?;
+            rest
+        }
         _ => rest,
     };
     let [program, ..] = rest else { return Err(bad()) };
     match way {
-        Way::Exec | Way::AfterMove | Way::AfterChroot => execute(rest),
+        Way::Exec | Way::AfterMove | Way::AfterChroot | Way::AfterMount => execute(rest),
         Way::Descriptor => execute_file(&File::open(program)?, rest),
         Way::Deleted => {
             let file = File::open(program)?;
@@ -152,6 +161,13 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
             }
         }
     }
+}
+
+fn mount_privately(from: &str, over: &str) -> io::Result<()> {
+    let nothing = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+    Ok(mount(Some(from), over, nothing, MsFlags::MS_BIND, nothing)?)
 }
 
 fn enter(cgroup: &str) -> io::Result<()> {

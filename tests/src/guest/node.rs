@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::{
     agent::Agent,
     events::Told,
+    overlay::Overlay,
     policy::{FOLDER, NAMESPACE},
     trial::Place,
 };
@@ -31,6 +32,13 @@ impl Node {
     pub fn add(&mut self, place: &Place) -> Result<()> {
         fs::create_dir_all(&place.cgroup)?;
         self.add_cgroup(&place.cgroup, &place.workload());
+        // A case with an overlay of this name has it for the container's root, as a runtime would have mounted it.
+        let merged = Overlay::at(place.path("overlay")).merged();
+        if merged.exists()
+            && let Some(container) = self.containers.last_mut()
+        {
+            container.push_str(&format!(",root={}", merged.display()));
+        }
         Ok(())
     }
 

@@ -58,7 +58,11 @@ impl Agent {
         for container in 0..containers {
             let folder = cgroup(container);
             fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-            command.arg(format!("--cgroup={}=n{container}/w{container}/c", folder.display()));
+            command.arg(format!(
+                "--cgroup={}=n{container}/w{container}/c,root={}",
+                folder.display(),
+                stage.root().display()
+            ));
         }
         let log = File::create(LOG).with_context(|| format!("cannot create {LOG}"))?;
         let cpu_before = cpu()?;

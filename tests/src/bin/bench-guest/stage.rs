@@ -125,6 +125,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Where the overlay is mounted that stands for the container's root.
+    pub(crate) fn root(&self) -> PathBuf {
+        Path::new(ROOT).join("merged")
+    }
+
     pub(crate) fn policies(&self) -> &Path {
         &self.policies
     }

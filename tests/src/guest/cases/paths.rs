@@ -1,12 +1,16 @@
 //! Path entries: for what has no image.
 
+use std::{fs, path::Path};
+
 use anyhow::Result;
 
-use super::content::NOT_IN_IMAGE;
+use super::content::{MODIFIED, NOT_IN_IMAGE};
 use crate::guest::{
+    actor::Way,
     canaries,
+    overlay::{bind, unmount_below},
     policy::Policy,
-    trial::{Case, Expected, Place},
+    trial::{Case, Expected, Place, path_word},
 };
 
 /// A path of 260 bytes: longer than an entry's can be.
@@ -23,7 +27,46 @@ fn listed(place: &Place) -> Result<Policy> {
     Ok(Policy::enforce().allow_path(&path))
 }
 
+/// A folder on the host's root file system that is made to look like it from inside.
+const FORGED: &str = "/t/forged-root";
+
 pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "a_listed_path_below_another_root_is_unlisted",
+        prepare: |place| {
+            let forged = Path::new(FORGED);
+            unmount_below(forged)?;
+            let inside = |path: &Path| forged.join(path.strip_prefix("/").unwrap_or(path));
+            let policy = listed(place)?;
+            canaries::write_static(&inside(&place.path("listed")), "other bytes")?;
+            // The mark is left where everybody looks for it.
+            let marks = Path::new("/tmp/marks");
+            fs::create_dir_all(marks)?;
+            fs::create_dir_all(inside(marks))?;
+            bind(marks, &inside(marks))?;
+            Ok(policy)
+        },
+        run: |trial| {
+            let program = path_word(&trial.path("listed"));
+            trial.exec(&trial.path("listed"), Expected::Runs)?;
+            trial.start(
+                Way::AfterChroot,
+                &[FORGED.to_owned(), program],
+                Expected::Killed(MODIFIED),
+            )?;
+            trial.exec(&trial.path("listed"), Expected::Runs)
+        },
+    },
+    Case {
+        name: "a_listed_path_in_another_mount_namespace_is_unlisted",
+        prepare: listed,
+        run: |trial| {
+            let words = ["other", "listed"].map(|name| path_word(&trial.path(name)));
+            trial.exec(&trial.path("listed"), Expected::Runs)?;
+            trial.start(Way::AfterMount, &words, Expected::Killed(MODIFIED))?;
+            trial.exec(&trial.path("listed"), Expected::Runs)
+        },
+    },
     Case {
         name: "a_path_entry_allows_its_path_and_no_other",
         prepare: listed,

@@ -112,6 +112,7 @@ impl Caller {
     /// `origin` 0: the task has entered and not yet started a program.
     #[inline(always)]
     fn of_container(&mut self, index: u32, epoch: u32, origin: Origin) {
+        self.entering = u32::from(origin.0 == 0);
         let Some(container) = CONTAINERS.get(index) else {
             return self.unknown();
         };
@@ -119,7 +120,6 @@ impl Caller {
         if container.epoch != epoch {
             return self.unknown();
         }
-        self.entering = u32::from(origin.0 == 0);
         let started = STARTED.get(index).copied().unwrap_or_default();
         let has_started = started.epoch == epoch;
         self.origin = match origin.0 {

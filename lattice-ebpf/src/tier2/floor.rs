@@ -86,9 +86,14 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
     // The runtime at work before the container's first program: it still has the host's root. A task that ever ran a program of the
     // container is marked, and no longer entering.
     let host_root_device = NODE.get(0).map_or(0, |node| node.host_root_device);
+    let is_runtime = match caller.membership {
+        // Of a cgroup that nobody has named yet, the container's own root is not known. runc moves itself there before its copy in
+        // memory starts, which is as large as its program.
+        Membership::PENDING | Membership::UNKNOWN => size_is_listed(RUNTIME_SET, seen.size_bytes),
+        _ => caller.container_flags & container_flag::OWN_ROOT != 0 && seen.device != caller.root_device,
+    };
     if caller.entering != 0
-        && caller.container_flags & container_flag::OWN_ROOT != 0
-        && seen.device != caller.root_device
+        && is_runtime
         && host_root_device != 0
         && Root::of(current().cast_const().cast()).device() == host_root_device
     {

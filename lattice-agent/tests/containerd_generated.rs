@@ -1,4 +1,4 @@
-//! The committed Rust of containerd's services is what its `.proto` files say.
+//! The committed Rust of containerd's services and of NRI is what their `.proto` files say.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -26,35 +26,56 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
-#[test]
-fn generated_code_is_current() {
+/// Generates into a folder of its own, and compares with what is committed.
+#[track_caller]
+fn check(
+    names: &[String],
+    committed: &str,
+    configure: impl FnOnce(tonic_prost_build::Builder) -> tonic_prost_build::Builder,
+) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let names = FILES.map(|name| format!("{API}/{name}.proto"));
     let descriptors = protox::compile(names, [root.join("proto")]).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    tonic_prost_build::configure()
-        .build_server(false)
-        .disable_comments(["."])
-        .include_file("mod.rs")
-        .out_dir(folder.path())
-        .compile_fds(descriptors)
-        .unwrap();
+    configure(
+        tonic_prost_build::configure()
+            .build_server(false)
+            .disable_comments(["."])
+            .out_dir(folder.path()),
+    )
+    .compile_fds(descriptors)
+    .unwrap();
     let generated = files(folder.path());
-    let committed_folder = root.join("src/containers/containerd/generated");
+    let committed_folder = root.join(committed);
     if std::env::var_os("UPDATE_GENERATED").is_some() {
         for (name, text) in &generated {
             fs::write(committed_folder.join(name), text).unwrap();
         }
     }
-    let committed = files(&committed_folder);
+    let found = files(&committed_folder);
     let changed: Vec<_> = generated
         .keys()
-        .chain(committed.keys())
-        .filter(|name| generated.get(*name) != committed.get(*name))
+        .chain(found.keys())
+        .filter(|name| generated.get(*name) != found.get(*name))
         .collect();
     assert!(
         changed.is_empty(),
-        "{changed:?} in src/containers/containerd/generated are not current: run \
-         `UPDATE_GENERATED=1 cargo test -p lattice-agent --test containerd_generated` and commit the result"
+        "{changed:?} in {committed} are not current: run `cargo xtask codegen` and commit the result"
     );
+}
+
+#[test]
+fn generated_code_is_current() {
+    let names = FILES.map(|name| format!("{API}/{name}.proto"));
+    check(&names, "src/containers/containerd/generated", |builder| {
+        builder.include_file("mod.rs")
+    });
+}
+
+/// Messages alone: NRI's calls go over ttrpc, not gRPC.
+#[test]
+fn generated_code_of_nri_is_current() {
+    let names = ["github.com/containerd/nri/pkg/api/api.proto".to_owned()];
+    check(&names, "src/containers/nri/generated", |builder| {
+        builder.build_client(false).include_file("mod.rs")
+    });
 }

@@ -13,6 +13,7 @@ pub mod by_hand;
 pub mod cgroup_tree;
 pub mod containerd;
 pub mod identity;
+pub mod nri;
 pub mod process;
 pub mod runtime_spec;
 

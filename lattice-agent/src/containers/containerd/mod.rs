@@ -18,6 +18,7 @@ mod folder_watch;
 )]
 mod generated;
 mod image;
+mod notices;
 mod session;
 mod table;
 mod tell;
@@ -36,7 +37,8 @@ use std::{
 
 use tokio::{sync::watch, task::JoinHandle};
 
-use self::tell::Shared;
+pub use self::notices::Notices;
+use self::{session::Session, tell::Shared};
 use super::{Sink, cgroup_tree::CgroupTree};
 use crate::error_chain::ErrorChain;
 
@@ -85,6 +87,7 @@ pub enum Connection {
 pub struct ContainerdWatcher {
     shared: Arc<Shared>,
     connection: watch::Receiver<Connection>,
+    current: watch::Receiver<Option<Session>>,
     session: JoinHandle<()>,
     stopping: Arc<AtomicBool>,
 }
@@ -100,16 +103,18 @@ impl ContainerdWatcher {
     pub fn start(settings: Settings, tree: CgroupTree, sink: Arc<dyn Sink>) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(tree, sink)?);
         let (sender, connection) = watch::channel(Connection::Away);
+        let (sessions, current) = watch::channel(None);
         let stopping = Arc::new(AtomicBool::new(false));
         let (folders, stop) = (Arc::clone(&shared), Arc::clone(&stopping));
         // A thread of its own: the wait for a folder must not stand behind other work of the runtime.
         thread::Builder::new()
             .name("cgroup-folders".into())
             .spawn(move || tell::follow_folders(&folders, &stop))?;
-        let session = tokio::spawn(session::keep_watching(settings, Arc::clone(&shared), sender));
+        let session = tokio::spawn(session::keep_watching(settings, Arc::clone(&shared), sender, sessions));
         Ok(Self {
             shared,
             connection,
+            current,
             session,
             stopping,
         })
@@ -118,6 +123,14 @@ impl ContainerdWatcher {
     /// The kernel announced a new cgroup. If it is that of an expected container, the sink is told before this returns.
     pub fn cgroup_made(&self, _cgroup_id: u64) {
         self.shared.apply(table::Table::appeared);
+    }
+
+    /// The way by which containerd's plugin interface tells the same table what happens, sooner than its events do.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn notices(&self) -> Notices {
+        Notices::new(Arc::clone(&self.shared), self.current.clone())
     }
 
     /// How it stands with containerd, now and at every change.

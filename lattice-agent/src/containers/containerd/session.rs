@@ -42,17 +42,23 @@ const RELIST_AFTER: Duration = Duration::from_secs(1);
 /// How often the list is held against what the events said.
 const RELIST_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Never ends. Logs once when containerd comes and once when it goes.
-pub(super) async fn keep_watching(settings: Settings, shared: Arc<Shared>, connection: watch::Sender<Connection>) {
+/// Never ends. Logs once when containerd comes and once when it goes. `current` has the session while there is one.
+pub(super) async fn keep_watching(
+    settings: Settings,
+    shared: Arc<Shared>,
+    connection: watch::Sender<Connection>,
+    current: watch::Sender<Option<Session>>,
+) {
     let socket = settings.socket.display().to_string();
     let images = Arc::new(ImageCache::default());
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut said = false;
     loop {
-        let error = match watch_once(&settings, &shared, &images, &connection).await {
+        let error = match watch_once(&settings, &shared, &images, &connection, &current).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
+        current.send_replace(None);
         let was = connection.send_replace(Connection::Away);
         if was == Connection::Watching {
             backoff.reset();
@@ -71,6 +77,7 @@ async fn watch_once(
     shared: &Arc<Shared>,
     images: &Arc<ImageCache>,
     connection: &watch::Sender<Connection>,
+    current: &watch::Sender<Option<Session>>,
 ) -> Result<std::convert::Infallible, ClientError> {
     let client = Client::connect(&settings.socket).await?;
     let session = Session {
@@ -78,6 +85,7 @@ async fn watch_once(
         shared: Arc::clone(shared),
         images: Arc::clone(images),
     };
+    current.send_replace(Some(session.clone()));
     // First the stream, so that nothing falls between the list and the stream. Containerd answers this question only with the
     // first event, so nobody can wait for the answer; see RELIST_AFTER.
     let (sender, mut events) = mpsc::channel(WAITING_EVENTS);
@@ -133,8 +141,9 @@ async fn follow(client: Client, sender: mpsc::Sender<Result<Envelope, ClientErro
     }
 }
 
+/// Questions to a containerd that answers. Cheap to clone.
 #[derive(Clone)]
-struct Session {
+pub(super) struct Session {
     client: Client,
     shared: Arc<Shared>,
     images: Arc<ImageCache>,
@@ -205,29 +214,7 @@ impl Session {
     fn task_of(&self, key: &Key, task: &Process) -> Option<Task> {
         match task.status() {
             Status::Stopped => None,
-            status => self.look(key, task.pid, status != Status::Created),
-        }
-    }
-
-    fn look(&self, key: &Key, pid: u32, is_running: bool) -> Option<Task> {
-        let (container_id, containerd_namespace) = (&key.id, &key.namespace);
-        match FirstProcess::look(&self.shared.tree, pid) {
-            Ok(process) if process.cgroup_folder.is_none() => {
-                tracing::error!(
-                    container_id,
-                    containerd_namespace,
-                    pid,
-                    "container has no cgroup of its own in the cgroup2 hierarchy and cannot be guarded: give it one \
-                     (linux.cgroupsPath), with runc 1.1 or later"
-                );
-                None
-            }
-            Ok(process) => Some(Task { process, is_running }),
-            // It has ended already: its exit is the next event.
-            Err(error) => {
-                tracing::debug!(container_id, pid, error = %ErrorChain(&error), "task is gone");
-                None
-            }
+            status => look(&self.shared, key, task.pid, status != Status::Created),
         }
     }
 
@@ -292,21 +279,50 @@ impl Session {
     fn take_task(&self, key: Key, pid: u32, is_running: bool, questions: &mut JoinSet<()>) {
         if !self.shared.knows(&key) {
             questions.spawn(self.clone().ask(key));
-        } else if let Some(task) = self.look(&key, pid, is_running) {
+        } else if let Some(task) = look(&self.shared, &key, pid, is_running) {
             self.shared.apply(|table| table.task(&key, &task));
         }
     }
 
-    async fn ask(self, key: Key) {
-        let asked = async {
-            if let Some(container) = self.client.container(&key).await? {
-                self.expect(key.clone(), container, None).await?;
-            }
-            Ok::<(), ClientError>(())
+    /// Asks what a container is, and takes it into the table. Whether there is one.
+    ///
+    /// # Errors
+    /// When containerd cannot be asked.
+    pub(super) async fn describe(&self, key: &Key) -> Result<bool, ClientError> {
+        let Some(container) = self.client.container(key).await? else {
+            return Ok(false);
         };
-        if let Err(error) = asked.await {
+        self.expect(key.clone(), container, None).await?;
+        Ok(true)
+    }
+
+    async fn ask(self, key: Key) {
+        if let Err(error) = self.describe(&key).await {
             let (container_id, containerd_namespace, error) = (&key.id, &key.namespace, ErrorChain(&error));
             tracing::warn!(container_id, containerd_namespace, %error, "containerd does not say what this container is");
+        }
+    }
+}
+
+/// Looks at a container's first process.
+pub(super) fn look(shared: &Shared, key: &Key, pid: u32, is_running: bool) -> Option<Task> {
+    let (container_id, containerd_namespace) = (&key.id, &key.namespace);
+    match FirstProcess::look(&shared.tree, pid) {
+        Ok(process) if process.cgroup_folder.is_none() => {
+            tracing::error!(
+                container_id,
+                containerd_namespace,
+                pid,
+                "container has no cgroup of its own in the cgroup2 hierarchy and cannot be guarded: give it one \
+                 (linux.cgroupsPath), with runc 1.1 or later"
+            );
+            None
+        }
+        Ok(process) => Some(Task { process, is_running }),
+        // It has ended already: its exit is the next event.
+        Err(error) => {
+            tracing::debug!(container_id, pid, error = %ErrorChain(&error), "task is gone");
+            None
         }
     }
 }

@@ -154,12 +154,17 @@ impl Table {
         if before != Some(id) {
             record.told = None;
         }
+        // Of two who saw the same start, the slower one does not undo what the other knows.
+        let ran = record
+            .running
+            .as_ref()
+            .is_some_and(|running| running.cgroup_id == id && running.pid == Some(process.pid) && running.is_running);
         record.running = Some(ContainerInfo {
             cgroup_path: folder,
             cgroup_id: id,
             pid: Some(process.pid),
             root_device: process.root_device,
-            is_running: *is_running,
+            is_running: *is_running || ran,
             ..record.description.info.clone()
         });
         record.first_process_exited = false;
@@ -266,6 +271,13 @@ impl Table {
         if let Some(record) = self.records.get_mut(key) {
             record.told = Some(info);
         }
+    }
+
+    /// Whether the sink has taken all that is known of a container that has a cgroup.
+    pub(super) fn is_told(&self, key: &Key) -> bool {
+        self.records
+            .get(key)
+            .is_some_and(|record| record.running.is_some() && record.running == record.told)
     }
 
     /// Number of containers that run.

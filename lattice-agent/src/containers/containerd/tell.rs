@@ -51,6 +51,10 @@ impl Shared {
         self.table().knows(key)
     }
 
+    pub(super) fn is_told(&self, key: &Key) -> bool {
+        self.table().is_told(key)
+    }
+
     pub(super) fn running_count(&self) -> usize {
         self.table().running_count()
     }

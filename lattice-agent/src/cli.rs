@@ -18,7 +18,8 @@ pub(crate) const USAGE: u8 = 64;
     after_help = "Examples:
   lattice-agent probe
   lattice-agent run --policies /etc/lattice/policies --cgroup /sys/fs/cgroup/payments=payments/api/server
-  lattice-agent run --containerd /run/containerd/containerd.sock --central https://central:7443 \\
+  lattice-agent run --containerd /run/containerd/containerd.sock --nri /var/run/nri/nri.sock \\
+      --managed-root /sys/fs/cgroup/kubepods.slice --central https://central:7443 \\
       --client-cert node.pem --client-key node.key --ca ca.pem
   lattice-agent uninstall
 
@@ -100,6 +101,10 @@ pub(crate) struct Settings {
     /// containerd's socket
     #[arg(long, value_name = "SOCKET")]
     pub(crate) containerd: Option<PathBuf>,
+    /// Its NRI socket (/var/run/nri/nri.sock), where it has NRI: it then asks the agent before a container's first program starts.
+    /// Never taken by itself: the socket must be that of the runtime at --containerd
+    #[arg(long, value_name = "SOCKET", requires = "containerd")]
+    pub(crate) nri: Option<PathBuf>,
     /// Cgroup below which everything is a container's: what no map knows there gets the `--unknown` verdict
     #[arg(long, value_name = "PATH")]
     pub(crate) managed_root: Option<PathBuf>,

@@ -19,6 +19,7 @@ use lattice_agent::{
         by_hand::ByHand,
         cgroup_tree::CgroupTree,
         containerd::{self, ContainerdWatcher},
+        nri,
     },
     control::{self, ControlSocket, LocalModes, RecentEvents},
     enforcement::{Enforcement, HostRoot},
@@ -148,6 +149,8 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         ContainerdWatcher::start(watched, tree, Arc::clone(&state) as Arc<_>)
     });
     let watcher = watcher.transpose().context("cannot watch containerd")?;
+    // Dropped with this function, and with it the plugin leaves the runtime.
+    let _plugin = start_plugin(settings, watcher.as_ref(), &state);
     state.enforcement().announce_cgroups(watcher.is_some())?;
     let (counts, heartbeat) = (Arc::new(EventCounts::default()), Heartbeat::default());
     let central = uplink.as_ref().map(Uplink::connection);
@@ -299,6 +302,21 @@ fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Opti
         state,
     };
     Ok(Some(Uplink::prepare(settings)?))
+}
+
+/// Asks the runtime to ask us before containers start.
+fn start_plugin(settings: &Settings, watcher: Option<&ContainerdWatcher>, state: &Shared) -> Option<nri::Plugin> {
+    let (Some(socket), Some(watcher)) = (settings.nri.clone(), watcher) else {
+        tracing::info!("no --nri: containers are known by the runtime's events and their cgroups' folders alone");
+        return None;
+    };
+    let settings = nri::Settings {
+        socket,
+        answer_within: nri::ANSWER_WITHIN,
+    };
+    let plugin = nri::Plugin::start(settings, Arc::new(watcher.notices()));
+    state.set_nri_counters(plugin.counters());
+    Some(plugin)
 }
 
 fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {

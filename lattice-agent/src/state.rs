@@ -17,7 +17,7 @@ use nix::{
 use tokio::sync::watch;
 
 use crate::{
-    containers::{ContainerInfo, Sink, cgroup_tree::cgroup_id},
+    containers::{ContainerInfo, Sink, cgroup_tree::cgroup_id, nri},
     enforcement::{ContainerStanding, Enforcement},
     error_chain::ErrorChain,
     events::record::JudgedFile,
@@ -35,6 +35,8 @@ pub struct Shared {
     front: OnceLock<Front>,
     /// Counts changes of what holds for containers.
     changes: watch::Sender<u64>,
+    /// With `--nri` only.
+    nri: OnceLock<Arc<nri::Counters>>,
 }
 
 impl Shared {
@@ -45,6 +47,7 @@ impl Shared {
             inodes: inodes.map(Mutex::new),
             front: OnceLock::new(),
             changes: watch::Sender::new(0),
+            nri: OnceLock::new(),
         }
     }
 
@@ -74,6 +77,11 @@ impl Shared {
     /// Puts the front before the floor, for containers that come from now on.
     pub fn set_front(&self, front: Front) {
         let _ = self.front.set(front);
+    }
+
+    /// Shows the plugin's counters among the others.
+    pub fn set_nri_counters(&self, counters: Arc<nri::Counters>) {
+        let _ = self.nri.set(counters);
     }
 
     fn watch_root(&self, container: &ContainerInfo) {
@@ -203,6 +211,8 @@ impl Shared {
         for (reason, count) in verdicts {
             counters.insert(format!("lattice_verdicts_total{{reason=\"{reason}\"}}"), count);
         }
+        let plugin = self.nri.get().map(|nri| nri.all());
+        counters.extend(plugin.into_iter().flatten().map(|(name, value)| (name.into(), value)));
         counters
     }
 

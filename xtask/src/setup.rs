@@ -3,6 +3,7 @@
 //! Packages come from Debian's own archive, through apt; all else is built or unpacked into the target folder. Nothing
 //! of the machine's own is started, enabled, replaced or removed.
 
+mod containerd;
 mod cosign;
 pub(crate) mod kernels;
 mod linker;
@@ -21,7 +22,8 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
         let kernel = kernels::ensure(series)?;
         say(&format!("kernel {series}: {} is there", kernel.release));
     }
-    cosign::ensure()
+    cosign::ensure()?;
+    containerd::ensure()
 }
 
 /// One line about one step.

@@ -30,6 +30,11 @@ pub(crate) fn tools_bin() -> PathBuf {
     target().join("tools/bin")
 }
 
+/// containerd with NRI, its shim and `ctr`: apart from [`tools_bin`], so that nothing takes them for the machine's own.
+pub(crate) fn containerd_with_nri() -> PathBuf {
+    target().join("tools/containerd")
+}
+
 /// A program that cargo built for the host.
 pub(crate) fn host_program(name: &str) -> PathBuf {
     target().join("debug").join(name)

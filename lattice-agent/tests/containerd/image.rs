@@ -12,12 +12,26 @@ use sha2::{Digest, Sha256};
 /// Writes the archive into `folder`; returns its path and the digest of its manifest.
 pub(crate) fn build(folder: &Path, name: &str, marker: &str, labels: &BTreeMap<&str, &str>) -> (PathBuf, String) {
     let busybox = fs::read(super::daemon::find("busybox").unwrap()).unwrap();
-    let layer = tar(&[("bin/busybox", 0o755, &busybox), ("marker", 0o644, marker.as_bytes())]);
+    let files = [
+        ("bin/busybox", 0o755, &busybox[..]),
+        ("marker", 0o644, marker.as_bytes()),
+    ];
+    build_of(
+        folder,
+        name,
+        &files,
+        &json!({"Entrypoint": ["/bin/busybox"], "Labels": labels}),
+    )
+}
+
+/// The same of any files, with an image configuration's `config`.
+pub(crate) fn build_of(folder: &Path, name: &str, files: &[(&str, u32, &[u8])], config: &Value) -> (PathBuf, String) {
+    let layer = tar(files);
     let layer_digest = digest(&layer);
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": {"Entrypoint": ["/bin/busybox"], "Labels": labels},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
     })
     .to_string();
@@ -44,7 +58,7 @@ pub(crate) fn build(folder: &Path, name: &str, marker: &str, labels: &BTreeMap<&
     (path, digest(manifest.as_bytes()))
 }
 
-fn digest(content: &[u8]) -> String {
+pub(crate) fn digest(content: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(content)))
 }
 

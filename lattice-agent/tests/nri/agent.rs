@@ -5,7 +5,8 @@ use std::{
     fs,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use lattice_api::v1::{GetStatusRequest, control_client::ControlClient};
@@ -17,10 +18,7 @@ use nix::{
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
 
-use super::{
-    cgroups::Cgroups,
-    daemon::{Daemon, wait_for},
-};
+use super::{cgroups::Cgroups, daemon::Daemon};
 
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -51,7 +49,7 @@ impl<'world> Agent<'world> {
             child: None,
         };
         agent.run();
-        agent.is_registered();
+        agent.until_registered();
         agent
     }
 
@@ -85,20 +83,33 @@ impl<'world> Agent<'world> {
         self.child = Some(child);
     }
 
-    /// Waits until containerd asks it before a container starts.
-    pub(crate) fn is_registered(&self) {
-        let what = format!("the plugin is registered; the agent's log is {}", self.log());
-        wait_for(&what, UP_WITHIN, || {
-            self.try_counters().is_some_and(|counters| {
-                counters
-                    .get("lattice_nri_registrations_total")
-                    .is_some_and(|times| *times > 0)
-            })
-        });
+    /// Waits until containerd asks it before a container starts. What ends meanwhile is started again, as whoever supervises an agent
+    /// does it; the answer is how often.
+    pub(crate) fn until_registered(&mut self) -> usize {
+        let (mut restarts, deadline) = (0, Instant::now() + UP_WITHIN);
+        while !self.is_registered() {
+            assert!(
+                Instant::now() < deadline,
+                "the plugin is not registered:\n{}",
+                self.log_text()
+            );
+            if !self.lives() {
+                self.kill();
+                self.run();
+                restarts += 1;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        restarts
     }
 
-    fn log(&self) -> String {
-        self.folder.join("log").display().to_string()
+    fn is_registered(&mut self) -> bool {
+        let registrations = |counters: Counters| counters.get("lattice_nri_registrations_total").copied();
+        self.lives()
+            && self
+                .try_counters()
+                .and_then(registrations)
+                .is_some_and(|times| times > 0)
     }
 
     pub(crate) fn log_text(&self) -> String {
@@ -132,8 +143,7 @@ impl<'world> Agent<'world> {
         }
     }
 
-    /// Whether its process is there.
-    pub(crate) fn lives(&mut self) -> bool {
+    fn lives(&mut self) -> bool {
         self.child
             .as_mut()
             .is_some_and(|child| child.try_wait().unwrap().is_none())

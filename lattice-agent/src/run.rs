@@ -325,9 +325,7 @@ fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {
     } else {
         settings.runtime_program.clone()
     };
-    state
-        .enforcement()
-        .set_runtime_programs(&runtime_programs::entry_set(&programs)?)?;
+    state.pass_runtime_programs(&programs)?;
     tracing::info!(?programs, "the container runtime's own programs pass by their content");
     Ok(())
 }

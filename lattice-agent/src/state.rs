@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    io,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -24,6 +26,7 @@ use crate::{
     front::{Counts, Front},
     inodes::{Inodes, mounts::Mounts},
     kernel::maps::Maps,
+    runtime_programs::{RuntimePrograms, host_root},
 };
 
 /// Shared by the agent's tasks.
@@ -37,6 +40,7 @@ pub struct Shared {
     changes: watch::Sender<u64>,
     /// With `--nri` only.
     nri: OnceLock<Arc<nri::Counters>>,
+    runtime_programs: Mutex<RuntimePrograms>,
 }
 
 impl Shared {
@@ -48,6 +52,7 @@ impl Shared {
             front: OnceLock::new(),
             changes: watch::Sender::new(0),
             nri: OnceLock::new(),
+            runtime_programs: Mutex::default(),
         }
     }
 
@@ -77,6 +82,17 @@ impl Shared {
     /// Puts the front before the floor, for containers that come from now on.
     pub fn set_front(&self, front: Front) {
         let _ = self.front.set(front);
+    }
+
+    /// Lets these programs of the container runtime pass, besides those that pass already.
+    ///
+    /// # Errors
+    /// When one cannot be read, or the kernel refuses.
+    pub fn pass_runtime_programs(&self, programs: &[PathBuf]) -> io::Result<()> {
+        let mut known = self.runtime_programs.lock().unwrap_or_else(PoisonError::into_inner);
+        known.add(programs)?;
+        let set = known.entry_set();
+        self.enforcement().set_runtime_programs(&set).map_err(io::Error::other)
     }
 
     /// Shows the plugin's counters among the others.
@@ -264,5 +280,31 @@ impl Sink for Shared {
             tracing::error!(cgroup_id, error = %ErrorChain(&error), "a container that is gone could not be removed from the maps");
         }
         self.changed();
+    }
+    fn has_hooks(&self, programs: &[PathBuf]) {
+        let mut known = self.runtime_programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_changed = false;
+        for program in programs {
+            match known.add_hook(host_root(), program) {
+                Ok(changed) => is_changed |= changed,
+                Err(error) => tracing::warn!(
+                    program = %program.display(),
+                    %error,
+                    "a bundle's hook does not pass as the runtime's program: name it with --runtime-program"
+                ),
+            }
+        }
+        if !is_changed {
+            return;
+        }
+        match self.enforcement().set_runtime_programs(&known.entry_set()) {
+            Ok(()) => tracing::info!(
+                ?programs,
+                "hooks that a bundle names pass by their content, as the runtime's programs do"
+            ),
+            Err(error) => {
+                tracing::error!(?programs, error = %ErrorChain(&error), "hooks that a bundle names do not pass")
+            }
+        }
     }
 }

@@ -67,4 +67,8 @@ pub trait Sink: Send + Sync {
 
     /// Nothing runs in that cgroup any more.
     fn stopped(&self, cgroup_id: u64);
+
+    /// A container's bundle names these programs, by their paths on the host, as hooks that the runtime starts in the container's
+    /// cgroup. Told before the container's start is.
+    fn has_hooks(&self, _programs: &[PathBuf]) {}
 }

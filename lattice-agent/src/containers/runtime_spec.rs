@@ -1,4 +1,4 @@
-//! What of a container's OCI runtime specification says where its cgroup will be.
+//! What of a container's OCI runtime specification says where its cgroup will be, and which hooks run in it.
 
 use std::{
     collections::HashMap,
@@ -10,12 +10,16 @@ use serde::Deserialize;
 use super::{cgroup_tree::CgroupTree, identity::CRI_KIND_ANNOTATION};
 
 const SPEC_BYTES: usize = 8 << 20;
+/// More hooks than any bundle has; the rest is judged as the container's programs.
+const HOOKS: usize = 16;
 
 /// The part of the specification that is looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct RuntimeSpec {
     #[serde(default)]
     linux: Option<Linux>,
+    #[serde(default)]
+    hooks: Option<Hooks>,
     /// Annotations, set by whoever made the container.
     #[serde(default)]
     pub annotations: HashMap<String, String>,
@@ -25,6 +29,17 @@ pub struct RuntimeSpec {
 struct Linux {
     #[serde(default, rename = "cgroupsPath")]
     cgroups_path: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct Hooks {
+    #[serde(default, rename = "createContainer")]
+    create_container: Vec<Hook>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Hook {
+    path: PathBuf,
 }
 
 /// Why a specification could not be read.
@@ -53,6 +68,17 @@ impl RuntimeSpec {
     /// Whether containerd's CRI plugin made it, for a kubelet.
     pub fn is_from_kubelet(&self) -> bool {
         self.annotations.contains_key(CRI_KIND_ANNOTATION)
+    }
+
+    /// The programs of the hooks that run in the container's cgroup and not in its root: they are the runtime's, not the container's.
+    /// Of the six kinds of hooks only `createContainer` does both (OCI runtime specification, config.md, "POSIX-platform Hooks").
+    pub fn hook_programs(&self) -> Vec<PathBuf> {
+        let hooks = self.hooks.iter().flat_map(|hooks| &hooks.create_container);
+        hooks
+            .map(|hook| hook.path.clone())
+            .filter(|path| path.is_absolute())
+            .take(HOOKS)
+            .collect()
     }
 
     /// Where runc will put the container, or `None` where the specification alone does not say: without a path, or with one
@@ -135,6 +161,35 @@ mod tests {
         check(":runc:c0ffee", Some("/cg/system.slice/runc-c0ffee.scope"));
         check("-.slice:runc:c0ffee", Some("/cg/runc-c0ffee.scope"));
         check("system.slice::c0ffee", Some("/cg/system.slice/c0ffee.scope"));
+    }
+
+    #[test]
+    fn only_hooks_in_the_containers_cgroup_count() {
+        let hook = |path: &str| serde_json::json!({"path": path, "args": ["hook"], "timeout": 3});
+        let json = serde_json::json!({"hooks": {
+            "createRuntime": [hook("/outside")],
+            "createContainer": [hook("/usr/bin/first"), hook("relative"), hook("/second")],
+            "startContainer": [hook("/inside")],
+        }});
+        let spec = RuntimeSpec::read(json.to_string().as_bytes()).unwrap();
+        assert_eq!(
+            spec.hook_programs(),
+            [Path::new("/usr/bin/first"), Path::new("/second")]
+        );
+        let many = serde_json::json!({"hooks": {"createContainer": vec![hook("/many"); 1000]}});
+        assert_eq!(
+            RuntimeSpec::read(many.to_string().as_bytes())
+                .unwrap()
+                .hook_programs()
+                .len(),
+            HOOKS
+        );
+        assert!(
+            RuntimeSpec::read(b"{\"hooks\": null}")
+                .unwrap()
+                .hook_programs()
+                .is_empty()
+        );
     }
 
     #[test]

@@ -264,10 +264,4 @@ impl Cri {
             .await
             .map(drop)
     }
-
-    pub(crate) async fn remove_pod(&self, pod: &Pod) -> Result<(), Status> {
-        let id = || Identifier { id: pod.id.clone() };
-        let _: Empty = self.call("StopPodSandbox", id()).await?;
-        self.call::<Empty>("RemovePodSandbox", id()).await.map(drop)
-    }
 }

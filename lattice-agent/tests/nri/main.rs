@@ -279,11 +279,11 @@ fn no_first_exec_is_unguarded() {
         let mut agent = Agent::start(&world.runtime, &world.cgroups, &world.daemon);
         let pod = world.pod("plain", PLAIN);
         short_lived_containers_are_judged_from_their_first_exec(&world, &agent, &pod);
-        a_hook_of_the_bundle_passes_and_the_container_does_not(&world, &agent);
+        let hooked = a_hook_of_the_bundle_passes_and_the_container_does_not(&world, &agent);
         for _ in 0..percent(2) {
             nor_while_the_agent_hangs(&world, &mut agent, &pod);
         }
-        nor_while_the_agent_is_away(&world, &mut agent, &pod);
+        nor_while_the_agent_is_away(&world, &mut agent, &pod, &hooked);
         nor_while_the_agent_restarts(&world, &mut agent, &pod);
     }
     without_an_agent_everything_runs(&world);
@@ -327,7 +327,8 @@ fn short_lived_containers_are_judged_from_their_first_exec(world: &World, agent:
     assert_eq!(between.verdicts("listed-digest"), ran);
 }
 
-fn a_hook_of_the_bundle_passes_and_the_container_does_not(world: &World, agent: &Agent<'_>) {
+/// Returns a pod whose containers have a hook.
+fn a_hook_of_the_bundle_passes_and_the_container_does_not(world: &World, agent: &Agent<'_>) -> Pod {
     const CONTAINERS: u64 = 5;
     let pod = world.pod("hooked", HOOKED);
     let mark = world.daemon.marks().join("hook");
@@ -353,7 +354,8 @@ fn a_hook_of_the_bundle_passes_and_the_container_does_not(world: &World, agent: 
     );
     let listed = world.container(&pod, Kind::Listed);
     assert!(listed.marked && mark.exists(), "{listed:?}");
-    world.runtime.block_on(world.cri.remove_pod(&pod)).unwrap();
+    fs::remove_file(&mark).unwrap();
+    pod
 }
 
 /// A listed program runs (again): the agent is asked, and answers.
@@ -385,15 +387,21 @@ fn nor_while_the_agent_hangs(world: &World, agent: &mut Agent<'_>, pod: &Pod) {
     is_guarding(world, pod);
 }
 
-fn nor_while_the_agent_is_away(world: &World, agent: &mut Agent<'_>, pod: &Pod) {
+fn nor_while_the_agent_is_away(world: &World, agent: &mut Agent<'_>, pod: &Pod, hooked: &Pod) {
+    // What hooks there are the agent learns anew from each container that has one.
+    assert!(world.container(hooked, Kind::Listed).marked);
+    fs::remove_file(world.daemon.marks().join("hook")).unwrap();
     let (execs, before) = (world.execs(), agent.counters());
     agent.kill();
     let count = percent(20);
     let seen = world.containers(pod, count);
     nothing_unlisted_ran(&seen);
+    // A hook that was known before still passes; the container's program does not.
+    nothing_unlisted_ran(&[world.container(hooked, Kind::Unlisted)]);
+    fs::remove_file(world.daemon.marks().join("hook")).expect("the hook was refused while the agent was away");
     let execs = world.execs() - execs;
     println!("the agent was away for {count} starts: no program ran");
-    assert_eq!(execs, u64::from(count));
+    assert_eq!(execs, u64::from(count) + 1);
     assert_eq!(count_listed(&seen).1, 0, "what is pending is closed for all");
     agent.run();
     agent.until_registered();

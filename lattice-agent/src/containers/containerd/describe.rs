@@ -16,7 +16,7 @@ use super::{
 };
 use crate::error_chain::ErrorChain;
 
-/// Collects what there is to know before the container runs.
+/// Collects what there is to know before the container runs, and which programs its bundle names as hooks.
 ///
 /// # Errors
 /// When containerd cannot be asked. What is missing or wrong in its answers makes a description that says less.
@@ -26,7 +26,7 @@ pub(super) async fn describe(
     tree: &CgroupTree,
     key: &Key,
     container: Container,
-) -> Result<Description, ClientError> {
+) -> Result<(Description, Vec<PathBuf>), ClientError> {
     let (container_id, containerd_namespace) = (&key.id, &key.namespace);
     let spec = match RuntimeSpec::read(container.spec.as_ref().map_or(b"{}", |spec| &spec.value)) {
         Ok(spec) => spec,
@@ -77,7 +77,7 @@ pub(super) async fn describe(
         }
     }
     let identity = Identity::of(&key.namespace, &key.id, &container.labels, &spec.annotations);
-    Ok(Description {
+    let description = Description {
         cgroup_folder: spec.cgroup_folder(tree),
         info: ContainerInfo {
             container_id: key.id.clone(),
@@ -96,5 +96,6 @@ pub(super) async fn describe(
             is_running: false,
             has_own_root: true,
         },
-    })
+    };
+    Ok((description, spec.hook_programs()))
 }

@@ -200,7 +200,8 @@ impl Session {
     }
 
     async fn expect(&self, key: Key, container: Container, task: Option<Process>) -> Result<(), ClientError> {
-        let description = describe(&self.client, &self.images, &self.shared.tree, &key, container).await?;
+        let (description, hooks) = describe(&self.client, &self.images, &self.shared.tree, &key, container).await?;
+        self.shared.has_hooks(hooks).await;
         let is_late = description.cgroup_folder.as_ref().is_none_or(|folder| folder.exists());
         let task = match task {
             None if is_late => self.client.task(&key).await?,

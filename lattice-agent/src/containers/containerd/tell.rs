@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -44,6 +45,17 @@ impl Shared {
         while self.folders.set(&table.folders_to_watch(self.tree.mount())) {
             let changes = table.appeared();
             self.tell(&mut table, &changes);
+        }
+    }
+
+    /// Tells the sink, which reads the files.
+    pub(super) async fn has_hooks(&self, programs: Vec<PathBuf>) {
+        if programs.is_empty() {
+            return;
+        }
+        let sink = Arc::clone(&self.sink);
+        if let Err(error) = tokio::task::spawn_blocking(move || sink.has_hooks(&programs)).await {
+            tracing::error!(%error, "hooks of a bundle could not be taken into account");
         }
     }
 

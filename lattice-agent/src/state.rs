@@ -102,15 +102,17 @@ impl Shared {
 
     fn watch_root(&self, container: &ContainerInfo) {
         let Some(front) = self.front.get() else { return };
-        let root = Mounts::of("self")
-            .ok()
-            .and_then(|mounts| {
-                let by_device = || mounts.of_device(container.root_device).filter(|_| container.root_device != 0);
+        let root = Mounts::of("self").ok().and_then(|mounts| {
+            let by_device = || {
                 mounts
-                    .root_of_container(&container.container_id)
-                    .or_else(by_device)
-                    .cloned()
-            });
+                    .of_device(container.root_device)
+                    .filter(|_| container.root_device != 0)
+            };
+            mounts
+                .root_of_container(&container.container_id)
+                .or_else(by_device)
+                .cloned()
+        });
         let Some(root) = root else { return };
         if let Err(error) = front.watch(&root.mount_point, container.cgroup_id) {
             tracing::warn!(container = container.container_id, error = %ErrorChain(&error), "scripts of this container are not judged");

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey,
-    Started, TaskState, counter,
+    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey, Started,
+    TaskState, counter,
 };
 
 #[map]

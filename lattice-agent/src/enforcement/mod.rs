@@ -21,8 +21,8 @@ use std::{
 
 use lattice_common::{
     abi::{
-        self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, Started, TaskState, cgroup_kind,
-        container_flag,
+        self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, Started, TaskState,
+        cgroup_kind, container_flag,
     },
     verdict,
 };

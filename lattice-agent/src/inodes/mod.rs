@@ -257,7 +257,11 @@ impl Root {
         }
         let mount = mounts
             .root_of_container(&container.container_id)
-            .or_else(|| mounts.of_device(container.root_device).filter(|_| container.root_device != 0))
+            .or_else(|| {
+                mounts
+                    .of_device(container.root_device)
+                    .filter(|_| container.root_device != 0)
+            })
             .cloned()
             .ok_or_else(|| {
                 format!(

@@ -20,6 +20,8 @@ use nix::{
     unistd::{chroot, fexecve},
 };
 
+use super::overlay::Overlay;
+
 /// First argument of an actor.
 pub const VERB: &str = "act";
 /// Exit code of an actor whose exec was refused: this and the errno.
@@ -52,9 +54,11 @@ pub enum Way {
     AfterChroot,
     /// After the first argument was mounted over the program, in a mount namespace of its own.
     AfterMount,
+    /// After mounting the overlay whose parts lie in the folder that the first argument names.
+    AfterOverlay,
 }
 
-const WORDS: [(Way, &str); 11] = [
+const WORDS: [(Way, &str); 12] = [
     (Way::Exec, "exec"),
     (Way::Descriptor, "descriptor"),
     (Way::ProcDescriptor, "proc-descriptor"),
@@ -66,6 +70,7 @@ const WORDS: [(Way, &str); 11] = [
     (Way::AfterMove, "after-move"),
     (Way::AfterChroot, "after-chroot"),
     (Way::AfterMount, "after-mount"),
+    (Way::AfterOverlay, "after-overlay"),
 ];
 
 impl Way {
@@ -113,11 +118,15 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
             mount_privately(from, rest.first().ok_or_else(bad)?)?;
             rest
         }
+        (Way::AfterOverlay, [parts, rest @ ..]) => {
+            Overlay::at(parts.into()).mount().map_err(io::Error::other)?;
+            rest
+        }
         _ => rest,
     };
     let [program, ..] = rest else { return Err(bad()) };
     match way {
-        Way::Exec | Way::AfterMove | Way::AfterChroot | Way::AfterMount => execute(rest),
+        Way::Exec | Way::AfterMove | Way::AfterChroot | Way::AfterMount | Way::AfterOverlay => execute(rest),
         Way::Descriptor => execute_file(&File::open(program)?, rest),
         Way::Deleted => {
             let file = File::open(program)?;

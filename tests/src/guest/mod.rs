@@ -4,6 +4,7 @@ pub mod actor;
 pub mod agent;
 pub mod canaries;
 pub mod cases;
+pub mod container;
 pub mod events;
 pub mod node;
 pub mod overlay;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lattice_policy::Mode;
 
 use super::content::NOT_IN_IMAGE;
@@ -19,6 +19,9 @@ fn first_alone(place: &Place) -> Result<Policy> {
     place.canary("second", "second")?;
     Policy::enforce().allow(&place.canary("first", "first")?)
 }
+
+/// Half of what the verifier follows at most.
+const VERIFIED_LIMIT: u64 = 500_000;
 
 /// Replaces the case's policy, and waits until it is in force.
 fn replace(trial: &Trial<'_>, policy: &Policy) -> Result<()> {
@@ -105,6 +108,38 @@ pub(super) const CASES: &[Case] = &[
             wait_for_log(before, IN_FORCE)?;
             // `missing: open` is the default: containers without a policy are not Lattice's.
             trial.exec(&second, Expected::Runs)
+        },
+    },
+    Case {
+        name: "every_program_is_verified_with_room_to_spare",
+        prepare: first_alone,
+        run: |trial| {
+            trial.exec(&trial.path("first"), Expected::Runs)?;
+            if trial.is_control() {
+                return Ok(());
+            }
+            let log = crate::guest::agent::log_after(0)?;
+            let mut programs = 0;
+            for line in log.lines() {
+                let Some((_, rest)) = line.split_once("verified_instructions=") else {
+                    continue;
+                };
+                let digits: String = rest.chars().filter(char::is_ascii_digit).collect();
+                // Kernels without the figure say nothing.
+                let Ok(instructions) = digits.parse::<u64>() else {
+                    continue;
+                };
+                programs += 1;
+                ensure!(
+                    instructions < VERIFIED_LIMIT,
+                    "near the verifier's limit of a million: {line}"
+                );
+            }
+            ensure!(
+                programs >= 4,
+                "the log names only {programs} programs with their verified instructions"
+            );
+            Ok(())
         },
     },
 ];

@@ -1,6 +1,7 @@
 //! The cases, in the order in which they run: those that stop the agent come last.
 
 mod agent_life;
+mod container;
 mod content;
 mod interpreter;
 mod live;
@@ -9,6 +10,7 @@ mod names;
 mod origin;
 mod paths;
 mod scripts;
+mod skips;
 mod ways;
 mod writers;
 
@@ -40,10 +42,16 @@ pub fn all() -> Vec<Listed> {
         paths::CASES,
         origin::CASES,
         live::CASES,
+        container::CASES,
         agent_life::CASES,
     ]
     .into_iter()
     .flatten()
     .map(|case| Listed::Case(*case))
+    .chain(
+        skips::SKIPS
+            .iter()
+            .map(|&(name, reason)| Listed::Skipped { name, reason }),
+    )
     .collect()
 }

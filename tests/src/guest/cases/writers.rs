@@ -13,9 +13,10 @@ use lattice_policy::FailAction;
 use nix::errno::Errno;
 
 use crate::guest::{
+    actor::Way,
     overlay::Overlay,
     policy::Policy,
-    trial::{Case, Cause, Expected, Place, Trial, cause},
+    trial::{Case, Cause, Expected, Place, Trial, cause, path_word},
 };
 
 const UNRESOLVED: Cause = cause("unresolved", "target", "unresolved");
@@ -153,14 +154,15 @@ pub(super) const CASES: &[Case] = &[
         prepare: |place| {
             let overlay = Overlay::at(place.path("own-overlay"));
             crate::guest::canaries::write_static(&overlay.lower().join("program"), "good")?;
-            overlay.mount()?;
             place.canary("bad", "bad")?;
             Policy::enforce().allow(&place.canary("good", "good")?)
         },
         run: |trial| {
             let overlay = Overlay::at(trial.path("own-overlay"));
             let program = overlay.merged().join("program");
-            trial.exec(&program, Expected::Denied(UNRESOLVED))?;
+            // Mounted by a task of the container, with the node's mount namespace to itself as a privileged one has it.
+            let words = [path_word(&overlay.root), path_word(&program)];
+            trial.start(Way::AfterOverlay, &words, Expected::Denied(UNRESOLVED))?;
             trial.exec(&program, Expected::Denied(UNRESOLVED))?;
             fs::write(overlay.lower().join("program"), fs::read(trial.path("bad"))?)?;
             trial.exec(&program, Expected::Denied(UNRESOLVED))?;

@@ -4,4 +4,5 @@ mod read;
 mod write;
 
 pub use read::{API_VERSION, KIND, read_documents, read_exec_policy};
+pub(crate) use write::to_compact_json;
 pub use write::{to_json, to_yaml};

@@ -3,6 +3,7 @@
 //! ```text
 //!   YAML / JSON ──► document (strict, with file, line, field) ──► ExecPolicy ──► agent's maps
 //!   derivation ─────────────────────────────────────────────────────▲
+//!   TracingPolicy (Tetragon) ◄──► tracing_policy ───────────────────┘
 //! ```
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,8 @@ pub mod escape;
 pub mod exec_policy;
 pub mod exec_policy_document;
 pub mod file_path;
+pub mod policy_file;
+pub mod tracing_policy;
 pub mod validity;
 mod words;
 
@@ -22,5 +25,7 @@ pub use exec_policy::{
 };
 pub use exec_policy_document::{read_documents, to_json, to_yaml};
 pub use file_path::{FilePath, InvalidPath};
+pub use policy_file::{PolicyDocument, PolicyFile, read_policies};
+pub use tracing_policy::{TracingPolicy, TracingPolicyKind};
 pub use validity::InvalidPolicy;
 pub use words::{UnknownWord, Word};

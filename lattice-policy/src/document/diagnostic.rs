@@ -119,11 +119,17 @@ impl Findings {
     /// # Errors
     /// Everything that was found, by place in the file.
     pub fn into_result<T>(self, value: T) -> Result<T, Vec<Diagnostic>> {
-        let mut diagnostics = self.diagnostics.into_inner();
-        if diagnostics.is_empty() {
-            return Ok(value);
+        let diagnostics = self.into_diagnostics();
+        match diagnostics.is_empty() {
+            true => Ok(value),
+            false => Err(diagnostics),
         }
+    }
+
+    /// Everything that was found, by place in the file.
+    pub fn into_diagnostics(self) -> Vec<Diagnostic> {
+        let mut diagnostics = self.diagnostics.into_inner();
         diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
-        Err(diagnostics)
+        diagnostics
     }
 }

@@ -21,6 +21,13 @@ pub fn to_json(policy: &ExecPolicy) -> String {
     json_for_terminal(&json)
 }
 
+/// The document as JSON in one line.
+pub(crate) fn to_compact_json(policy: &ExecPolicy) -> String {
+    let json = serde_json::to_string(&Document::of(policy))
+        .expect("plain structs of strings, numbers and lists can be written as JSON");
+    json_for_terminal(&json)
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'p> {

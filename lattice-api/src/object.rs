@@ -10,9 +10,10 @@ mod trust_policy;
 use std::collections::HashMap;
 
 use lattice_policy::{
-    Diagnostic, ExecPolicy,
+    Conflicts, Diagnostic, ExecPolicy, PolicyDocument, TracingPolicy, TracingPolicyKind,
     document::{self, Findings, Node},
     exec_policy_document::{self, read_exec_policy},
+    tracing_policy::{self, read_tracing_policy},
 };
 
 pub use self::{
@@ -32,6 +33,8 @@ pub use self::{
 pub enum Object {
     /// What may start in some containers.
     ExecPolicy(ExecPolicy),
+    /// What may start in some containers, written for Tetragon.
+    TracingPolicy(TracingPolicy),
     /// Whose signatures count for a registry.
     TrustPolicy(TrustPolicy),
     /// A service to run.
@@ -45,6 +48,7 @@ impl Object {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ExecPolicy(_) => exec_policy_document::KIND,
+            Self::TracingPolicy(tracing) => tracing.kind.name(),
             Self::TrustPolicy(_) => TrustPolicy::KIND,
             Self::LatticeService(_) => LatticeService::KIND,
             Self::Secret(_) => Secret::KIND,
@@ -54,7 +58,7 @@ impl Object {
     /// The namespace; empty for a cluster-scoped kind.
     pub fn namespace(&self) -> &str {
         match self {
-            Self::ExecPolicy(policy) => &policy.namespace,
+            Self::ExecPolicy(policy) | Self::TracingPolicy(TracingPolicy { policy, .. }) => &policy.namespace,
             Self::TrustPolicy(_) => "",
             Self::LatticeService(service) => &service.namespace,
             Self::Secret(secret) => &secret.namespace,
@@ -64,7 +68,7 @@ impl Object {
     /// The name.
     pub fn name(&self) -> &str {
         match self {
-            Self::ExecPolicy(policy) => &policy.name,
+            Self::ExecPolicy(policy) | Self::TracingPolicy(TracingPolicy { policy, .. }) => &policy.name,
             Self::TrustPolicy(policy) => &policy.name,
             Self::LatticeService(service) => &service.name,
             Self::Secret(secret) => &secret.name,
@@ -80,11 +84,22 @@ pub fn read_objects(file_name: &str, bytes: &[u8]) -> Result<Vec<Object>, Vec<Di
     let nodes = document::parse(file_name, bytes)?;
     let findings = Findings::new(file_name);
     let mut objects = Vec::new();
+    let mut conflicts = Conflicts::default();
     let mut lines: HashMap<(&'static str, String, String), u64> = HashMap::new();
     for node in &nodes {
         let Some(object) = read_object(&findings, node) else {
             continue;
         };
+        let document = match &object {
+            Object::ExecPolicy(policy) => Some((policy.clone(), None)),
+            Object::TracingPolicy(read) => Some((read.policy.clone(), Some(read.kind))),
+            _ => None,
+        };
+        if let Some((policy, tracing)) = document {
+            conflicts.add(&findings, node, &PolicyDocument { policy, tracing });
+            objects.push(object);
+            continue;
+        }
         let identity = (object.kind(), object.namespace().to_owned(), object.name().to_owned());
         if let Some(line) = lines.insert(identity, node.location.line) {
             let message = format!("the {} of line {line} has the same name", object.kind());
@@ -109,6 +124,8 @@ fn read_object(findings: &Findings, node: &Node) -> Option<Object> {
         (TrustPolicy::API_VERSION, TrustPolicy::KIND),
         (LatticeService::API_VERSION, LatticeService::KIND),
         (Secret::API_VERSION, Secret::KIND),
+        (tracing_policy::API_VERSION, TracingPolicyKind::Cluster.name()),
+        (tracing_policy::API_VERSION, TracingPolicyKind::Namespaced.name()),
     ];
     match kinds.iter().find(|(_, kind)| *kind == header.kind) {
         None => {
@@ -128,7 +145,10 @@ fn read_object(findings: &Findings, node: &Node) -> Option<Object> {
         Some((_, TrustPolicy::KIND)) => TrustPolicy::read(findings, node).map(Object::TrustPolicy),
         Some((_, LatticeService::KIND)) => LatticeService::read(findings, node).map(Object::LatticeService),
         Some((_, Secret::KIND)) => Secret::read(findings, node).map(Object::Secret),
-        Some(_) => read_exec_policy(findings, node).map(Object::ExecPolicy),
+        Some((_, name)) => match TracingPolicyKind::of_name(name) {
+            Some(kind) => read_tracing_policy(findings, kind, node).map(Object::TracingPolicy),
+            None => read_exec_policy(findings, node).map(Object::ExecPolicy),
+        },
     }
 }
 

@@ -25,7 +25,7 @@ pub use exec_policy::{
 };
 pub use exec_policy_document::{read_documents, to_json, to_yaml};
 pub use file_path::{FilePath, InvalidPath};
-pub use policy_file::{PolicyDocument, PolicyFile, read_policies};
+pub use policy_file::{Conflicts, PolicyDocument, PolicyFile, read_policies};
 pub use tracing_policy::{TracingPolicy, TracingPolicyKind};
 pub use validity::InvalidPolicy;
 pub use words::{UnknownWord, Word};

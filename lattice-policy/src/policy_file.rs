@@ -1,5 +1,7 @@
 //! A file of policies as an agent gets it: ExecPolicy and Tetragon's kinds, mixed.
 
+use std::collections::HashMap;
+
 use crate::{
     Diagnostic, ExecPolicy, Target,
     document::{self, Findings, Node},
@@ -7,8 +9,8 @@ use crate::{
     tracing_policy::{self, TracingPolicyKind, read_tracing_policy},
 };
 
-/// A file may hold so many policies: each is held against the others.
-const MAX_POLICIES: usize = 4096;
+/// A file may hold so many policies for Tetragon: each is held against all others.
+const MAX_TRACING_POLICIES: usize = 4096;
 
 /// A policy, and how it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,20 +33,65 @@ pub struct PolicyFile {
 impl PolicyDocument {
     /// Why `other` cannot hold beside this policy: of the policies that match a container Lattice takes the most specific, and
     /// Tetragon applies all of its own, so that one of the two would silently not hold.
-    pub fn conflict(&self, other: &Self) -> Option<String> {
+    pub fn conflict(&self, other: &Self) -> Option<&'static str> {
         let (policy, named) = (&self.policy, &other.policy);
         if policy.namespace != named.namespace {
             return None;
         }
         if policy.name == named.name {
-            return Some("the policies have the same namespace and name".to_owned());
+            return Some("the policies have the same namespace and name");
         }
         let is_tracing = self.tracing.is_some() || other.tracing.is_some();
-        (is_tracing && may_overlap(&policy.target, &named.target)).then(|| {
+        (is_tracing && may_overlap(&policy.target, &named.target)).then_some(
             "both are for the same containers: Tetragon applies all of its policies, Lattice the most specific one, so the other would \
-             not hold"
-                .to_owned()
-        })
+             not hold",
+        )
+    }
+}
+
+/// Finds the policies of a file that cannot hold beside each other.
+#[derive(Debug, Default)]
+pub struct Conflicts {
+    /// Each policy with its line, by namespace.
+    namespaces: HashMap<String, Vec<(PolicyDocument, u64)>>,
+    /// Where each namespace and name is in its namespace's list.
+    names: HashMap<(String, String), usize>,
+    tracing: usize,
+}
+
+impl Conflicts {
+    /// Adds a policy of the file; a finding where it conflicts with an earlier one.
+    pub fn add(&mut self, findings: &Findings, node: &Node, document: &PolicyDocument) {
+        let policy = &document.policy;
+        let earlier = self.namespaces.entry(policy.namespace.clone()).or_default();
+        let name = (policy.namespace.clone(), policy.name.clone());
+        let same_name = self
+            .names
+            .insert(name, earlier.len())
+            .and_then(|index| earlier.get(index));
+        self.tracing += usize::from(document.tracing.is_some());
+        if self.tracing > MAX_TRACING_POLICIES {
+            if document.tracing.is_some() {
+                let message = format!("the file holds more than {MAX_TRACING_POLICIES} policies for Tetragon");
+                findings.add(node.location, "", None, message, "Split it into several files.");
+            }
+            return;
+        }
+        let conflicting = same_name.or_else(|| {
+            earlier
+                .iter()
+                .filter(|(other, _)| document.tracing.is_some() || other.tracing.is_some())
+                .find(|(other, _)| document.conflict(other).is_some())
+        });
+        if let Some((other, line)) = conflicting
+            && let Some(conflict) = document.conflict(other)
+        {
+            let field = "metadata.name";
+            let message = format!("{conflict}; the other is {} of line {line}", other.policy.name);
+            let advice = "Make one policy of the two, or give them different names or targets.";
+            findings.add(node.locate(field), field, Some(&policy.name), message, advice);
+        }
+        earlier.push((document.clone(), node.location.line));
     }
 }
 
@@ -66,27 +113,13 @@ pub fn read_policies(file_name: &str, bytes: &[u8]) -> Result<PolicyFile, Vec<Di
     let nodes = document::parse(file_name, bytes)?;
     let findings = Findings::new(file_name);
     let mut file = PolicyFile::default();
-    let mut lines = Vec::new();
+    let mut conflicts = Conflicts::default();
     for node in &nodes {
-        if file.documents.len() >= MAX_POLICIES {
-            let message = format!("the file holds more than {MAX_POLICIES} policies");
-            findings.add(node.location, "", None, message, "Split it into several files.");
-            break;
-        }
         let Some((document, notes)) = read_document(&findings, node) else {
             continue;
         };
-        for (earlier, line) in file.documents.iter().zip(&lines) {
-            if let Some(conflict) = document.conflict(earlier) {
-                let field = "metadata.name";
-                let message = format!("{conflict}; the other is {} of line {line}", earlier.policy.name);
-                let advice = "Make one policy of the two, or give them different targets.";
-                findings.add(node.locate(field), field, Some(&document.policy.name), message, advice);
-                break;
-            }
-        }
+        conflicts.add(&findings, node, &document);
         file.documents.push(document);
-        lines.push(node.location.line);
         file.notes.extend(notes);
     }
     findings.into_result(file)

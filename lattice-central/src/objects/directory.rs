@@ -163,6 +163,13 @@ impl DirectoryReader {
             }
             (file.sha256, changed) = (Some(sha256), true);
             match read_objects(name, &bytes) {
+                // What central gives to agents has a digest for each file, or was written so on purpose.
+                Ok(objects) if objects.iter().any(|object| matches!(object, Object::TracingPolicy(_))) => {
+                    file.problems = vec![format!(
+                        "{name}: central takes no policies written for Tetragon. Give the file to the agents with --policies, or write \
+                         what `latticectl policy convert --to exec-policy` makes of it."
+                    )];
+                }
                 Ok(objects) => {
                     (file.objects, file.problems) = (objects, Vec::new());
                     self.last_good.keep(name, &bytes);
@@ -258,6 +265,8 @@ impl DirectoryReader {
                 let key = (object.namespace().to_owned(), object.name().to_owned());
                 match object {
                     Object::ExecPolicy(policy) => drop(set.documents.insert(key, policy.clone())),
+                    // A file with one is refused above.
+                    Object::TracingPolicy(_) => {}
                     Object::LatticeService(service) => {
                         set.files.insert(key.clone(), file_name.clone());
                         set.services.insert(key, Arc::new(service.clone()));

@@ -32,7 +32,7 @@ impl TracingPolicyKind {
     pub const ALL: [Self; 2] = [Self::Cluster, Self::Namespaced];
 
     /// The kind's name.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Cluster => "TracingPolicy",
             Self::Namespaced => "TracingPolicyNamespaced",

@@ -12,4 +12,5 @@
 
 pub mod canary_build;
 pub mod guest;
+pub mod material;
 pub mod report;

@@ -15,6 +15,7 @@ mod build;
 mod build_ebpf;
 mod codegen;
 mod demo;
+mod demo_image;
 mod process;
 mod setup;
 mod test;
@@ -57,6 +58,9 @@ enum Verb {
     Tidy(tidy::Arguments),
     /// Write the generated code anew
     Codegen(codegen::Arguments),
+    /// Write the demo's image to files (for the suites of `test`)
+    #[command(hide = true)]
+    DemoImage(demo_image::Arguments),
     /// Test the `vm` verb itself on one kernel (a suite of `test`)
     #[command(hide = true)]
     VmCheck(vm_check::Arguments),
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Tidy(arguments) => tidy::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::Codegen(arguments) => codegen::run(arguments).map(|()| ExitCode::SUCCESS),
+        Verb::DemoImage(arguments) => demo_image::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::VmCheck(arguments) => vm_check::run(arguments),
     };
     result.unwrap_or_else(|error| {

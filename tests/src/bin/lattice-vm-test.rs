@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use lattice_tests::canary_build;
+use lattice_tests::material::{self, find};
 
 /// Runs the VM suite on one kernel.
 #[derive(Parser)]
@@ -27,14 +27,17 @@ struct Arguments {
 }
 
 /// Programs of this machine that a container in the guest is made of.
-const COPIED: [(&str, &str); 2] = [("runc", "/usr/bin/runc"), ("dash", "/usr/bin/dash")];
+const COPIED: [(&str, &str); 1] = [("runc", "/usr/bin/runc")];
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let programs = own.parent().context("this program lies in no folder")?;
     let folder = tempfile::tempdir().context("cannot make a folder for the canaries")?;
-    let mut vm = Command::new(arguments.xtask.unwrap_or_else(|| programs.join("xtask")));
+    let xtask = arguments.xtask.unwrap_or_else(|| programs.join("xtask"));
+    let suite = programs.join("lattice-vm-suite");
+    material::build(folder.path(), &xtask, &suite, false)?;
+    let mut vm = Command::new(xtask);
     vm.args([
         "vm",
         "--no-build",
@@ -43,13 +46,9 @@ fn main() -> Result<ExitCode> {
         "--timeout",
         &arguments.timeout.to_string(),
     ]);
-    canary_build::build(folder.path())?;
-    // As a folder: the dynamic one's loader is made by the cases, in the guest.
-    vm.arg("--copy").arg(copy(folder.path(), Path::new("/canary")));
-    vm.arg("--copy").arg(copy(
-        &programs.join("lattice-vm-suite"),
-        Path::new("/usr/bin/lattice-vm-suite"),
-    ));
+    vm.arg("--copy").arg(copy(folder.path(), Path::new("/material")));
+    vm.arg("--copy")
+        .arg(copy(&suite, Path::new("/usr/bin/lattice-vm-suite")));
     for (name, guest) in COPIED {
         vm.arg("--copy").arg(copy(&find(name)?, Path::new(guest)));
     }
@@ -62,12 +61,4 @@ fn main() -> Result<ExitCode> {
 
 fn copy(host: &Path, guest: &Path) -> String {
     format!("{}:{}", host.display(), guest.display())
-}
-
-fn find(name: &str) -> Result<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .chain(["/usr/sbin", "/sbin", "/bin"].map(PathBuf::from))
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
-        .with_context(|| format!("no {name} on PATH: run `cargo xtask setup`"))
 }

@@ -14,16 +14,15 @@ use nix::{
     unistd::Pid,
 };
 
-use super::events::{Follower, Told};
+use super::{
+    events::{Follower, Told},
+    host::{host, in_run},
+};
 
 /// How long a start may take: BPF programs are verified under emulation.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// Where every start appends its log.
-pub const LOG: &str = "/run/agent.log";
 /// Lines of the log that are shown after failures.
 const LINES_SHOWN: usize = 30;
-/// State folder of the agent.
-pub const STATE: &str = "/run/lattice-state";
 
 /// A running agent, and who follows its events.
 pub struct Agent {
@@ -41,12 +40,18 @@ impl Agent {
         let log = File::options()
             .create(true)
             .append(true)
-            .open(LOG)
+            .open(log_file())
             .context("cannot open the agent's log")?;
         let offset = log.metadata()?.len() as usize;
-        let mut child = Command::new("lattice-agent")
+        let mut child = host()
+            .program("lattice-agent")
             .arg("run")
-            .args(["--state", STATE])
+            .arg("--state")
+            .arg(in_run("lattice-state"))
+            .arg("--bpf-file-system")
+            .arg(&host().bpf_file_system)
+            .arg("--socket")
+            .arg(host().socket())
             .args(arguments)
             .env("NO_COLOR", "1")
             .env("LATTICE_LOG", "info,lattice_agent::kernel::object=debug")
@@ -103,12 +108,24 @@ impl Drop for Agent {
     }
 }
 
+/// Where every start appends its log.
+fn log_file() -> PathBuf {
+    in_run("agent.log")
+}
+
+/// A question to the agent.
+pub(super) fn latticectl() -> Command {
+    let mut command = host().program("latticectl");
+    command.arg("--agent").arg(host().socket());
+    command
+}
+
 /// Length of the log so far.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn log_length() -> Result<usize> {
-    Ok(fs::metadata(LOG).map_or(0, |metadata| metadata.len()) as usize)
+    Ok(fs::metadata(log_file()).map_or(0, |metadata| metadata.len()) as usize)
 }
 
 /// The log from an offset on.
@@ -116,7 +133,7 @@ pub fn log_length() -> Result<usize> {
 /// # Errors
 /// When it cannot be read.
 pub fn log_after(offset: usize) -> Result<String> {
-    let bytes = fs::read(LOG).context("cannot read the agent's log")?;
+    let bytes = fs::read(log_file()).context("cannot read the agent's log")?;
     Ok(String::from_utf8_lossy(bytes.get(offset..).unwrap_or_default()).into_owned())
 }
 
@@ -157,7 +174,7 @@ fn tail(text: &str) -> String {
 /// # Errors
 /// When there is no answer.
 pub fn status() -> Result<serde_json::Value> {
-    let output = Command::new("latticectl")
+    let output = latticectl()
         .args(["status", "-o", "json"])
         .output()
         .context("cannot start latticectl")?;
@@ -182,7 +199,12 @@ pub fn counter(name: &str) -> Result<u64> {
 /// # Errors
 /// When it says no.
 pub fn uninstall() -> Result<String> {
-    let output = Command::new("lattice-agent").arg("uninstall").output()?;
+    let output = host()
+        .program("lattice-agent")
+        .arg("uninstall")
+        .arg("--bpf-file-system")
+        .arg(&host().bpf_file_system)
+        .output()?;
     if !output.status.success() {
         bail!("uninstall: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -191,5 +213,5 @@ pub fn uninstall() -> Result<String> {
 
 /// Where the programs and maps are pinned.
 pub fn pins() -> PathBuf {
-    "/sys/fs/bpf/lattice".into()
+    host().bpf_file_system.join("lattice")
 }

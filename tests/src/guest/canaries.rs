@@ -1,22 +1,17 @@
 //! Canaries in the guest: programs of equal size and other content, made by patching the compiled ones.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
+use super::host::host;
 use crate::canary_build::INTERPRETER;
 
 /// What every mark begins with.
 pub const MARK_START: &str = "LATTICE-CANARY-VARIANT-";
 /// Bytes of one mark.
 pub const MARK_BYTES: usize = 32;
-/// Where the host put the compiled canaries.
-const COMPILED: &str = "/canary";
 
 /// What a variant writes into its mark.
 pub fn mark(variant: &str) -> String {
@@ -48,8 +43,20 @@ pub fn write_dynamic(path: &Path, variant: &str, interpreter: &Path) -> Result<(
     write(path, &patched("dynamic", variant, Some(interpreter))?)
 }
 
+/// Writes a canary of a kind (`static` or `loader`) from the compiled ones in a folder.
+///
+/// # Errors
+/// As [`write_static`].
+pub fn write_from(compiled: &Path, path: &Path, kind: &str, variant: &str) -> Result<()> {
+    write(path, &patched_from(compiled, kind, variant, None)?)
+}
+
 fn patched(kind: &str, variant: &str, interpreter: Option<&Path>) -> Result<Vec<u8>> {
-    let path = PathBuf::from(COMPILED).join(kind);
+    patched_from(&host().material.join("canary"), kind, variant, interpreter)
+}
+
+fn patched_from(compiled: &Path, kind: &str, variant: &str, interpreter: Option<&Path>) -> Result<Vec<u8>> {
+    let path = compiled.join(kind);
     let mut bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     replace(
         &mut bytes,

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
@@ -37,6 +37,8 @@ pub struct Violation {
     #[serde(default)]
     pub drift: String,
     pub path: String,
+    #[serde(default)]
+    pub path_as_passed: String,
     #[serde(default)]
     pub sha256: String,
     pub role: String,
@@ -101,7 +103,7 @@ impl Follower {
     /// # Errors
     /// When latticectl cannot be started.
     pub fn start(told: &Told) -> Result<Self> {
-        let mut child = Command::new("latticectl")
+        let mut child = super::agent::latticectl()
             .args(["events", "--follow", "--limit", "0", "-o", "json"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

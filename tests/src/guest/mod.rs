@@ -6,6 +6,7 @@ pub mod canaries;
 pub mod cases;
 pub mod container;
 pub mod events;
+pub mod host;
 pub mod node;
 pub mod overlay;
 pub mod policy;

@@ -8,9 +8,10 @@ use nix::sys::signal::Signal;
 use super::{
     agent::Agent,
     events::Told,
+    host::{Runtime, host},
     overlay::Overlay,
-    policy::{FOLDER, NAMESPACE},
-    trial::Place,
+    policy::{NAMESPACE, folder},
+    trial::{Place, path_word},
 };
 
 /// The agent under test and its arguments.
@@ -53,7 +54,11 @@ impl Node {
     /// # Errors
     /// When it does not become ready.
     pub fn start(&mut self) -> Result<()> {
-        let mut arguments = vec!["--policies".to_owned(), FOLDER.to_owned()];
+        let mut arguments = vec!["--policies".to_owned(), path_word(&folder())];
+        if let Runtime::Containerd { socket, .. } = &host().runtime {
+            arguments.extend(["--containerd".to_owned(), path_word(socket)]);
+            arguments.extend(["--managed-root".to_owned(), path_word(&host().cgroups)]);
+        }
         for container in &self.containers {
             arguments.extend(["--cgroup".to_owned(), container.clone()]);
         }

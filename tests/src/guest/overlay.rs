@@ -8,20 +8,28 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// A mounted overlay with one lower folder.
+/// A mounted overlay.
 #[derive(Debug, Clone)]
 pub struct Overlay {
     /// Where its parts are.
     pub root: PathBuf,
+    /// Read-only layers, the topmost first.
+    layers: Vec<PathBuf>,
 }
 
 impl Overlay {
-    /// The parts of an overlay below a folder; mounts nothing.
+    /// The parts of an overlay with one layer of its own below a folder; mounts nothing.
     pub fn at(root: PathBuf) -> Self {
-        Self { root }
+        let layers = vec![root.join("lower")];
+        Self { root, layers }
     }
 
-    /// The read-only layer.
+    /// An overlay over layers that lie elsewhere, the topmost first; mounts nothing.
+    pub fn of_layers(root: PathBuf, layers: Vec<PathBuf>) -> Self {
+        Self { root, layers }
+    }
+
+    /// The read-only layer of its own.
     pub fn lower(&self) -> PathBuf {
         self.root.join("lower")
     }
@@ -42,12 +50,13 @@ impl Overlay {
     /// When the kernel refuses.
     pub fn mount(&self) -> Result<()> {
         let work = self.root.join("work");
-        for folder in [self.lower(), self.upper(), self.merged(), work.clone()] {
+        for folder in [&self.upper(), &self.merged(), &work].into_iter().chain(&self.layers) {
             fs::create_dir_all(folder)?;
         }
+        let layers: Vec<String> = self.layers.iter().map(|layer| layer.display().to_string()).collect();
         let options = format!(
             "lowerdir={},upperdir={},workdir={}",
-            self.lower().display(),
+            layers.join(":"),
             self.upper().display(),
             work.display()
         );

@@ -5,17 +5,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use lattice_policy::{
     CodeLoading, Entry, ExecPolicy, FailAction, FailSemantics, FileDigest, Mode, Origin, Role, Scope, Target, to_yaml,
 };
 
-use super::canaries::digest;
+use super::{
+    canaries::digest,
+    host::{host, in_run},
+};
 
 /// Namespace of all cases.
 pub const NAMESPACE: &str = "vm";
 /// Folder that the agent reads.
-pub const FOLDER: &str = "/run/policies";
+pub fn folder() -> PathBuf {
+    in_run("policies")
+}
 
 /// A policy under construction.
 #[derive(Debug, Clone)]
@@ -71,15 +76,20 @@ impl Policy {
         Ok(self)
     }
 
-    /// Names the entries as a container sees them whose root is the folder.
-    #[must_use]
-    pub fn below(mut self, root: &Path) -> Self {
-        for entry in &mut self.0.entries {
-            if let Ok(relative) = Path::new(&entry.path.to_string()).strip_prefix(root) {
-                entry.path = Path::new("/").join(relative).to_string_lossy().as_ref().into();
-            }
-        }
-        self
+    /// The content of a file of the image, by its real path there.
+    ///
+    /// # Errors
+    /// When the image has no such file.
+    pub fn allow_image(mut self, path: &str, roles: &[Role], from: Origin) -> Result<Self> {
+        let file = host()
+            .layer_file(path)
+            .with_context(|| format!("the image has no file {path}"))?;
+        self.0.entries.push(Entry {
+            sha256: Some(FileDigest(digest(&file)?)),
+            size_bytes: Some(fs::metadata(&file)?.len()),
+            ..entry(Path::new(path), roles, from)
+        });
+        Ok(self)
     }
 
     /// Whatever lies at the path.
@@ -111,8 +121,8 @@ impl Policy {
 /// # Errors
 /// When it cannot be written.
 pub fn write_text(workload: &str, text: &str) -> Result<()> {
-    fs::create_dir_all(FOLDER)?;
-    let path = PathBuf::from(FOLDER).join(format!("{workload}.yaml"));
+    fs::create_dir_all(folder())?;
+    let path = folder().join(format!("{workload}.yaml"));
     let new = path.with_extension("new");
     fs::write(&new, text)?;
     Ok(fs::rename(new, path)?)

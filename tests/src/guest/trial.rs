@@ -15,12 +15,13 @@ use super::{
     actor::{ERRNO_BASE, VERB, Way},
     canaries::{self, MARK_BYTES},
     events::{Violation, of_workload},
+    host::{host, is_tier_1},
     node::Node,
     policy::Policy,
 };
 
-/// Cgroup below which every case has its own.
-pub const CGROUPS: &str = "/sys/fs/cgroup/lattice-vm";
+/// Exit code of runc and ctr where the program could not be started.
+const RUNTIME_REFUSED: i32 = 255;
 /// How long a program may take.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an event may take.
@@ -53,8 +54,8 @@ impl Place {
     pub fn of(name: &'static str) -> Self {
         Self {
             name,
-            folder: Path::new("/tmp/cases").join(name),
-            cgroup: Path::new(CGROUPS).join(name),
+            folder: host().scratch.join("cases").join(name),
+            cgroup: host().cgroups.join(name),
         }
     }
 
@@ -102,6 +103,14 @@ pub struct Cause {
 /// A cause, in short.
 pub const fn cause(reason: &'static str, role: &'static str, drift: &'static str) -> Cause {
     Cause { reason, role, drift }
+}
+
+impl Cause {
+    /// What tier 2 says instead, where it knows less.
+    #[must_use]
+    pub fn in_tier_2(self, other: Self) -> Self {
+        if is_tier_1() { self } else { other }
+    }
 }
 
 /// What must come of an attempt under the agent. Without it each leaves its mark, but for `Fails`.
@@ -270,7 +279,7 @@ impl<'a> Trial<'a> {
     /// When its folder cannot be made.
     pub fn new_mark(&mut self) -> Result<PathBuf> {
         self.attempts += 1;
-        let folder = Path::new("/tmp/marks").join(self.place.name);
+        let folder = host().scratch.join("marks").join(self.place.name);
         fs::create_dir_all(&folder)?;
         Ok(folder.join(format!("{:?}-{}", self.phase, self.attempts)))
     }
@@ -291,7 +300,11 @@ impl<'a> Trial<'a> {
             }
             (_, Expected::Runs | Expected::Noted(_)) => code == Some(0) && marks == 1,
             (_, Expected::Killed(_)) => (signal == Some(9) || (forwards && code == Some(137))) && marks == 0,
-            (_, Expected::Denied(_)) => (errno(1) || (forwards && code == Some(126))) && marks == 0,
+            // Tier 2 has no refusal but the signal.
+            (_, Expected::Denied(_)) if !is_tier_1() => (signal == Some(9) || code == Some(137)) && marks == 0,
+            (_, Expected::Denied(_)) => {
+                (errno(1) || (forwards && matches!(code, Some(126 | RUNTIME_REFUSED)))) && marks == 0
+            }
         };
         ensure!(is_right, "{seen}; the agent's events: {}", self.told());
         Ok(())
@@ -317,8 +330,8 @@ impl<'a> Trial<'a> {
         }
         let (cause, action) = match expected {
             Expected::Runs | Expected::Fails(_) => return Ok(None),
-            Expected::Killed(cause) => (cause, "deny+kill"),
-            Expected::Denied(cause) => (cause, "deny"),
+            Expected::Killed(cause) => (cause, if is_tier_1() { "deny+kill" } else { "kill" }),
+            Expected::Denied(cause) => (cause, if is_tier_1() { "deny" } else { "kill" }),
             Expected::Noted(cause) => (cause, "none"),
         };
         self.event(cause, action).map(Some)
@@ -342,7 +355,7 @@ impl<'a> Trial<'a> {
             event.path,
             event.hook
         );
-        if action == "deny+kill" {
+        if action.ends_with("kill") {
             ensure!(
                 event.signal_return_code == Some(0),
                 "the signal returned {:?}",

@@ -31,7 +31,7 @@ const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 const MAX_LINKS: usize = 40;
 
 /// What a registry is given: blobs, and what refers to them.
-pub(super) struct Image {
+pub(crate) struct Image {
     pub(super) blobs: Vec<Vec<u8>>,
     pub(super) manifest: Vec<u8>,
 }
@@ -40,6 +40,31 @@ impl Image {
     /// `sha256:…` of the manifest.
     pub(super) fn digest(&self) -> String {
         digest(&self.manifest)
+    }
+
+    /// An archive in OCI's layout, as container runtimes import it under this name.
+    ///
+    /// # Errors
+    ///
+    /// Where JSON cannot be written, which it can.
+    pub(crate) fn archive(&self, name: &str) -> Result<Vec<u8>> {
+        let mut index = descriptor(MANIFEST_TYPE, &self.manifest);
+        index["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
+        let index = json!({"schemaVersion": 2, "manifests": [index]});
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, content: &[u8]| {
+            let mut header = header(tar::EntryType::Regular, 0o644, content.len() as u64);
+            append(&mut builder, &mut header, Path::new(path), content)
+        };
+        add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        add(
+            "index.json",
+            &serde_json::to_vec(&index).context("cannot write an index")?,
+        )?;
+        for blob in self.blobs.iter().chain([&self.manifest]) {
+            add(&digest(blob).replace("sha256:", "blobs/sha256/"), blob)?;
+        }
+        builder.into_inner().context("cannot end an archive")
     }
 }
 
@@ -58,12 +83,22 @@ enum Entry {
     Folder { mode: u32 },
 }
 
-/// Builds the image: three layers, as a base image, an operator's additions and the application make them.
+/// Builds the image.
 ///
 /// # Errors
 ///
 /// Where a program or one of its libraries cannot be found or read.
 pub(super) fn build(server: &Path) -> Result<Image> {
+    assemble(layers(server, None)?)
+}
+
+/// The image's layers as archives, the lowest first: three, as a base image, an operator's additions and the application
+/// make them, and on top what a folder holds, where one is named.
+///
+/// # Errors
+///
+/// Where a program or one of its libraries cannot be found or read.
+pub(crate) fn layers(server: &Path, added: Option<&Path>) -> Result<Vec<Vec<u8>>> {
     let resolver = LibraryResolver::for_this_machine();
     let (mut base, mut tools, mut application) = (base_files(), Files::new(), Files::new());
     let mut libraries = resolver.resolve(server)?;
@@ -83,13 +118,32 @@ pub(super) fn build(server: &Path) -> Result<Image> {
     tools.insert("usr/bin/sh".into(), Entry::Link("dash".into()));
     add_all(&mut base, &libraries)?;
     add_as(&mut application, SERVER, server)?;
-    let layers = [base, tools, application];
+    let mut layers = vec![base, tools, application];
+    if let Some(folder) = added {
+        layers.push(files_below(folder)?);
+    }
     let mut seen = BTreeSet::new();
-    let archives = layers
-        .iter()
-        .map(|files| archive(files, &mut seen))
-        .collect::<Result<Vec<_>>>()?;
-    assemble(archives)
+    layers.iter().map(|files| archive(files, &mut seen)).collect()
+}
+
+/// All that is in a folder, as if the folder were the root.
+fn files_below(folder: &Path) -> Result<Files> {
+    let mut files = Files::new();
+    let mut pending = vec![folder.to_path_buf()];
+    while let Some(next) = pending.pop() {
+        for entry in fs::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
+            let path = entry.with_context(|| format!("cannot list {}", next.display()))?.path();
+            let place = Path::new("/").join(path.strip_prefix(folder).unwrap_or(&path));
+            if let Ok(target) = fs::read_link(&path) {
+                files.insert(without_root(&place), Entry::Link(target));
+            } else if path.is_dir() {
+                pending.push(path);
+            } else {
+                add_as(&mut files, &place.to_string_lossy(), &path)?;
+            }
+        }
+    }
+    Ok(files)
 }
 
 fn base_files() -> Files {
@@ -212,7 +266,12 @@ fn header(kind: tar::EntryType, mode: u32, size_bytes: u64) -> tar::Header {
     header
 }
 
-fn assemble(archives: Vec<Vec<u8>>) -> Result<Image> {
+/// An image of these layers.
+///
+/// # Errors
+///
+/// Where one cannot be compressed.
+pub(crate) fn assemble(archives: Vec<Vec<u8>>) -> Result<Image> {
     let diff_ids: Vec<String> = archives.iter().map(|archive| digest(archive)).collect();
     let config = json!({
         "architecture": "amd64",

@@ -20,7 +20,7 @@ pub(super) const MARKS_IN_CONTAINER: &str = "/marks";
 /// # Errors
 ///
 /// Where the compiler fails.
-pub(super) fn server() -> Result<PathBuf> {
+pub(crate) fn server() -> Result<PathBuf> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     build("server.rs", "server", |source, program| {
         let mut command = Command::new(rustc);

@@ -1,4 +1,4 @@
-//! A real container: what its application and what its sessions may start, and the usual attack.
+//! A real container: what its application and what its sessions may start, and what is dropped or changed in it.
 
 use anyhow::{Result, ensure};
 use lattice_policy::{Mode, Origin, Role};
@@ -7,43 +7,46 @@ use nix::sys::signal::Signal;
 use super::content::{MODIFIED, NOT_IN_IMAGE};
 use crate::guest::{
     agent::{self, log_length, wait_for_log},
-    canaries,
-    container::{Container, LOADER, prepare},
+    container::{Container, SERVER, loader},
+    host::is_tier_1,
     policy::Policy,
-    trial::{Case, Cause, Expected, Place, Trial, cause},
+    trial::{Case, Cause, Expected, Trial, cause},
 };
 
 const ORIGIN: Cause = cause("origin", "target", "unlisted-in-image");
-const UNLISTED: Cause = cause("unlisted", "target", "unlisted-in-image");
+/// Of a file of the image, of a size that no entry has.
+pub(super) const UNLISTED: Cause = cause("unlisted", "target", "unlisted-in-image");
 const FOREIGN_LOADER: Cause = cause("unlisted", "elf-interpreter", "modified");
 
-/// Shell, loader and busybox are listed; of the canaries `good` for all, `probe` for sessions, `worker` for the application.
-fn image(place: &Place, mode: Mode) -> Result<Policy> {
-    let lower = prepare(place)?;
-    for name in ["good", "probe", "worker", "bad"] {
-        canaries::write_static(&lower.join("bin").join(name), name)?;
-    }
-    canaries::write_loader(&lower.join("bin/evil-loader"), "evil loader")?;
-    let bin = |name: &str| lower.join("bin").join(name);
-    Policy::new(mode)
-        .allow(&bin("sh"))?
-        .allow(&bin("busybox"))?
-        .allow(&bin("good"))?
-        .allow_as(&bin("probe"), &[Role::Target], Origin::ExecSession)?
-        .allow_as(&bin("worker"), &[Role::Target], Origin::Init)?
-        .allow_as(&lower.join(&LOADER[1..]), &[Role::ElfInterpreter], Origin::Any)
-        .map(|policy| policy.below(&lower))
+/// Of a file of the image that is as long as a listed one: tier 2 knows the digests of listed inodes alone.
+pub(super) fn equally_long() -> Cause {
+    UNLISTED.in_tier_2(cause("unresolved", "target", "unresolved"))
 }
 
-fn replace(trial: &Trial<'_>, mode: Mode) -> Result<()> {
-    // The files are below the mounted overlay; the policy is made from the same bytes.
-    let lower = crate::guest::overlay::Overlay::at(trial.path("overlay")).lower();
-    let bin = |name: &str| lower.join("bin").join(name);
-    let policy = Policy::new(mode)
-        .allow(&bin("sh"))?
-        .allow(&bin("busybox"))?
-        .allow_as(&lower.join(&LOADER[1..]), &[Role::ElfInterpreter], Origin::Any)?
-        .below(&lower);
+/// The floor cannot resolve the loader's path, so it cannot say that it is a listed one.
+pub(super) fn foreign_loader() -> Cause {
+    FOREIGN_LOADER.in_tier_2(cause("unlisted", "elf-interpreter", "not-in-image"))
+}
+
+/// What the server needs, a shell and busybox for all; of the canaries `good` for all, `probe` for sessions, `worker` for the
+/// application.
+fn policy(mode: Mode) -> Result<Policy> {
+    fewer(mode)?
+        .allow_image("/usr/bin/good", &[Role::Target], Origin::Any)?
+        .allow_image("/usr/bin/probe", &[Role::Target], Origin::ExecSession)?
+        .allow_image("/usr/bin/worker", &[Role::Target], Origin::Init)
+}
+
+fn fewer(mode: Mode) -> Result<Policy> {
+    Policy::new(mode)
+        .allow_image(SERVER, &[Role::Target], Origin::Any)?
+        .allow_image("/usr/bin/dash", &[Role::Target], Origin::Any)?
+        .allow_image("/usr/bin/busybox", &[Role::Target], Origin::Any)?
+        .allow_image(loader()?, &[Role::ElfInterpreter], Origin::Any)
+}
+
+/// Replaces the case's policy, and waits until it is in force.
+pub(super) fn replace(trial: &Trial<'_>, policy: &Policy) -> Result<()> {
     let before = log_length()?;
     policy.write(&trial.place.workload())?;
     wait_for_log(before, "policies from files are in force")
@@ -52,7 +55,7 @@ fn replace(trial: &Trial<'_>, mode: Mode) -> Result<()> {
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "in_a_container_the_application_and_sessions_are_told_apart",
-        prepare: |place| image(place, Mode::Enforce),
+        prepare: |_| policy(Mode::Enforce),
         run: |trial| {
             let helpers = helper_count(trial)?;
             let container = Container::start(trial)?;
@@ -60,12 +63,14 @@ pub(super) const CASES: &[Case] = &[
             container.application(trial, "/bin/worker", Expected::Runs)?;
             container.application(trial, "/bin/probe", Expected::Killed(ORIGIN))?;
             container.application(trial, "/bin/sh -c '/bin/probe; exit $?'", Expected::Killed(ORIGIN))?;
-            container.application(trial, "/bin/bad", Expected::Killed(UNLISTED))?;
+            container.application(trial, "/bin/longer", Expected::Killed(UNLISTED))?;
+            container.application(trial, "/bin/bad", Expected::Killed(equally_long()))?;
             container.session(trial, &["/bin/good"], Expected::Runs)?;
             container.session(trial, &["/bin/probe"], Expected::Runs)?;
             container.session(trial, &["/bin/sh", "-c", "/bin/probe; exit $?"], Expected::Runs)?;
             container.session(trial, &["/bin/worker"], Expected::Killed(ORIGIN))?;
-            container.session(trial, &["/bin/bad"], Expected::Killed(UNLISTED))?;
+            container.session(trial, &["/bin/longer"], Expected::Killed(UNLISTED))?;
+            container.session(trial, &["/bin/bad"], Expected::Killed(equally_long()))?;
             if !trial.is_control() {
                 println!(
                     "note: {} execs of the runtime's own programs passed",
@@ -77,38 +82,46 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "in_a_container_what_is_dropped_or_changed_dies",
-        prepare: |place| image(place, Mode::Enforce),
+        prepare: |_| policy(Mode::Enforce),
         run: |trial| {
             let container = Container::start(trial)?;
             let attack = "cp /bin/bad /tmp/backdoor && chmod +x /tmp/backdoor && exec /tmp/backdoor";
-            container.session(trial, &["/bin/sh", "-c", attack], Expected::Killed(NOT_IN_IMAGE))?;
+            let attack = attack.replace("chmod", "/bin/busybox chmod");
+            container.session(trial, &["/bin/sh", "-c", &attack], Expected::Killed(NOT_IN_IMAGE))?;
             container.session(trial, &["/tmp/backdoor"], Expected::Killed(NOT_IN_IMAGE))?;
             container.application(trial, "/tmp/backdoor", Expected::Killed(NOT_IN_IMAGE))?;
-            // Copied up with its bytes it is still what is listed, hashed at every exec.
-            container.session(
-                trial,
-                &["/bin/sh", "-c", "touch /bin/good && exec /bin/good"],
-                Expected::Runs,
-            )?;
-            container.session(trial, &["/bin/good"], Expected::Runs)?;
-            let swap = "cp /bin/bad /bin/next && mv /bin/next /bin/good && exec /bin/good";
+            // Copied up with its bytes it is still what is listed, where it can be hashed at every exec.
+            let copied_up = if is_tier_1() {
+                Expected::Runs
+            } else {
+                Expected::Killed(MODIFIED)
+            };
+            let touch = "touch /usr/bin/good && exec /usr/bin/good";
+            container.session(trial, &["/bin/sh", "-c", touch], copied_up)?;
+            container.session(trial, &["/usr/bin/good"], copied_up)?;
+            let swap = "cp /bin/bad /usr/bin/next && mv /usr/bin/next /usr/bin/good && exec /usr/bin/good";
             container.session(trial, &["/bin/sh", "-c", swap], Expected::Killed(MODIFIED))?;
             // The last: no dynamic program starts after it.
-            let loader = format!("cp /bin/evil-loader /tmp/next && mv /tmp/next {LOADER} && exec /bin/sh -c :");
-            container.session(trial, &["/bin/sh", "-c", &loader], Expected::Killed(FOREIGN_LOADER))?;
-            container.session(trial, &["/bin/sh", "-c", ":"], Expected::Killed(FOREIGN_LOADER))?;
+            let swap = format!(
+                "cp /bin/evil-loader /tmp/next && mv /tmp/next {} && exec /bin/sh -c :",
+                loader()?
+            );
+            container.session(trial, &["/bin/sh", "-c", &swap], Expected::Killed(foreign_loader()))?;
+            container.session(trial, &["/bin/sh", "-c", ":"], Expected::Killed(foreign_loader()))?;
             container.end()
         },
     },
     Case {
         name: "in_a_container_a_second_exec_of_the_image_is_not_hashed",
-        prepare: |place| image(place, Mode::Enforce),
+        prepare: |_| policy(Mode::Enforce),
         run: |trial| {
             let container = Container::start(trial)?;
             container.session(trial, &["/bin/good"], Expected::Runs)?;
+            container.application(trial, "exec /bin/good", Expected::Runs)?;
             let before = kept_and_hashed(trial)?;
-            container.application(trial, "/bin/good", Expected::Runs)?;
-            if !trial.is_control() {
+            container.application(trial, "exec /bin/good", Expected::Runs)?;
+            // In tier 2 the kernel never hashes.
+            if !trial.is_control() && is_tier_1() {
                 let after = kept_and_hashed(trial)?;
                 ensure!(
                     after.0 > before.0,
@@ -124,29 +137,29 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "in_a_container_the_flip_to_enforce_is_live_and_outlives_the_agent",
-        prepare: |place| image(place, Mode::Monitor),
+        prepare: |_| policy(Mode::Monitor),
         run: |trial| {
             let container = Container::start(trial)?;
-            container.application(trial, "/bin/bad", Expected::Noted(UNLISTED))?;
-            container.session(trial, &["/bin/bad"], Expected::Noted(UNLISTED))?;
+            container.application(trial, "/bin/longer", Expected::Noted(UNLISTED))?;
+            container.session(trial, &["/bin/longer"], Expected::Noted(UNLISTED))?;
             if !trial.is_control() {
-                replace(trial, Mode::Enforce)?;
+                replace(trial, &fewer(Mode::Enforce)?)?;
             }
-            container.application(trial, "/bin/bad", Expected::Killed(UNLISTED))?;
-            container.session(trial, &["/bin/bad"], Expected::Killed(UNLISTED))?;
+            container.application(trial, "/bin/longer", Expected::Killed(UNLISTED))?;
+            container.session(trial, &["/bin/longer"], Expected::Killed(UNLISTED))?;
             if !trial.is_control() {
                 trial.node.end(Signal::SIGKILL)?;
                 trial.hold_events(true);
             }
-            container.application(trial, "/bin/bad", Expected::Killed(UNLISTED))?;
-            container.session(trial, &["/bin/bad"], Expected::Killed(UNLISTED))?;
+            container.application(trial, "/bin/longer", Expected::Killed(UNLISTED))?;
+            container.session(trial, &["/bin/longer"], Expected::Killed(UNLISTED))?;
             if !trial.is_control() {
                 trial.node.start()?;
                 trial.hold_events(false);
                 trial.owed(Expected::Killed(UNLISTED))?;
                 trial.owed(Expected::Killed(UNLISTED))?;
             }
-            container.application(trial, "/bin/bad", Expected::Killed(UNLISTED))?;
+            container.application(trial, "/bin/longer", Expected::Killed(UNLISTED))?;
             container.end()
         },
     },

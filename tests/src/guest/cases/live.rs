@@ -100,11 +100,7 @@ pub(super) const CASES: &[Case] = &[
                 return Ok(());
             }
             let before = log_length()?;
-            fs::remove_file(format!(
-                "{}/{}.yaml",
-                crate::guest::policy::FOLDER,
-                trial.place.workload()
-            ))?;
+            fs::remove_file(crate::guest::policy::folder().join(format!("{}.yaml", trial.place.workload())))?;
             wait_for_log(before, IN_FORCE)?;
             // `missing: open` is the default: containers without a policy are not Lattice's.
             trial.exec(&second, Expected::Runs)

@@ -11,7 +11,7 @@ use super::content::NOT_IN_IMAGE;
 use crate::guest::{
     actor::Way,
     policy::Policy,
-    trial::{CGROUPS, Case, Expected, Place, Trial, path_word},
+    trial::{Case, Expected, Place, Trial, path_word},
 };
 
 /// Levels of cgroups below the container's own.
@@ -68,7 +68,10 @@ pub(super) const CASES: &[Case] = &[
         prepare: with_shell,
         run: |trial| {
             // By a program of the first, in a subshell so that its status comes back.
-            let other = Path::new(CGROUPS).join("monitor_lets_run_and_says_what_would_have_been");
+            let other = trial
+                .place
+                .cgroup
+                .with_file_name("monitor_lets_run_and_says_what_would_have_been");
             fs::create_dir_all(&other)?;
             let words = shell(
                 trial,

@@ -11,6 +11,7 @@ mod origin;
 mod paths;
 mod scripts;
 mod skips;
+mod walkthrough;
 mod ways;
 mod writers;
 
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Listed> {
         origin::CASES,
         live::CASES,
         container::CASES,
+        walkthrough::CASES,
         agent_life::CASES,
     ]
     .into_iter()

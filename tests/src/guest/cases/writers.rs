@@ -14,6 +14,7 @@ use nix::errno::Errno;
 
 use crate::guest::{
     actor::Way,
+    host::host,
     overlay::Overlay,
     policy::Policy,
     trial::{Case, Cause, Expected, Place, Trial, cause, path_word},
@@ -28,7 +29,7 @@ impl Writer {
     fn start(trial: &Trial<'_>, word: &str, file: &Path) -> Result<Self> {
         let ready = trial.path("ready");
         let _ = fs::remove_file(&ready);
-        let child = Command::new("/canary/static")
+        let child = Command::new(host().material.join("canary/static"))
             .arg(word)
             .args([file, &ready])
             .stdin(Stdio::null())

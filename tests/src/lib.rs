@@ -1,9 +1,11 @@
 //! Suites that need a real kernel.
 //!
 //! ```text
+//!  lattice-native-suite (this machine): the container cases, in the tier that this kernel gives
+//!
 //!  lattice-vm-test (host)                      lattice-vm-suite (guest, PID 1's child)
-//!    compiles the canaries ──► xtask vm ──►      control: every case without an agent, every mark must appear
-//!    copies runc, dash                           then the agent: the same cases, and what only an agent can show
+//!    canaries, image ──────► xtask vm ──►         control: every case without an agent, every mark must appear
+//!    copies runc                                 then the agent: the same cases, and what only an agent can show
 //! ```
 //!
 //! The witness is not Lattice: a *canary* is a program whose first act is to leave a mark in a file. A case counts only where the
@@ -13,4 +15,5 @@
 pub mod canary_build;
 pub mod guest;
 pub mod material;
+pub mod native;
 pub mod report;

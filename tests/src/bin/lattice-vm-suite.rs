@@ -9,6 +9,6 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
         Some((word, rest)) if word == guest::actor::VERB => guest::actor::act(rest),
-        _ => guest::run(&arguments),
+        _ => guest::run(guest::cases::all(), &arguments),
     }
 }

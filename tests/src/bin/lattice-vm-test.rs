@@ -17,7 +17,7 @@ struct Arguments {
     #[arg(long)]
     kernel: String,
     /// Seconds until the VM counts as hanging
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 900)]
     timeout: u64,
     /// The xtask that boots the VM [default: the one beside this program]
     #[arg(long, value_name = "FILE")]

@@ -18,17 +18,18 @@ use anyhow::{Context as _, Result};
 
 use self::{
     cases::Listed,
+    host::{Runtime, host},
     node::Node,
     trial::{Case, Phase, Place, Trial},
 };
 use crate::report::Report;
 
 /// Runs the cases whose name holds one of the words; all where there is none.
-pub fn run(only: &[String]) -> ExitCode {
+pub fn run(listed: Vec<Listed>, only: &[String]) -> ExitCode {
     let mut report = Report::default();
     let is_chosen = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(word.as_str()));
     let mut cases = Vec::new();
-    for listed in cases::all() {
+    for listed in listed {
         match listed {
             Listed::Case(case) if is_chosen(case.name) => cases.push(case),
             Listed::Skipped { name, reason } if is_chosen(name) => match reason() {
@@ -83,7 +84,6 @@ pub fn run(only: &[String]) -> ExitCode {
 
 fn control(case: &Case, node: &mut Node) -> Result<()> {
     let place = fresh(case)?;
-    fs::create_dir_all(&place.cgroup)?;
     (case.prepare)(&place).context("prepare")?;
     let mut trial = Trial::new(node, place, Phase::Control);
     (case.run)(&mut trial)
@@ -108,7 +108,11 @@ fn fresh(case: &Case) -> Result<Place> {
         fs::remove_dir_all(&place.folder)?;
     }
     fs::create_dir_all(&place.folder)?;
-    fs::create_dir_all("/t")?;
+    if host().runtime == Runtime::Runc {
+        // containerd's runtime makes the cgroup by itself, and its containers need nothing of the host's.
+        fs::create_dir_all(&place.cgroup)?;
+        fs::create_dir_all("/t")?;
+    }
     Ok(place)
 }
 

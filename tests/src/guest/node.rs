@@ -31,6 +31,9 @@ impl Node {
     /// # Errors
     /// When its cgroup cannot be made.
     pub fn add(&mut self, place: &Place) -> Result<()> {
+        if host().runtime != Runtime::Runc {
+            return Ok(());
+        }
         fs::create_dir_all(&place.cgroup)?;
         self.add_cgroup(&place.cgroup, &place.workload());
         // A case with an overlay of this name has it for the container's root, as a runtime would have mounted it.

@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use super::SUITE_LIMIT;
-use crate::{build, setup::kernels};
+use crate::{build, setup::kernels, workspace};
 
 /// A program that prints what it does and ends with a sum that `report` understands.
 pub(super) struct Suite {
@@ -22,6 +22,15 @@ pub(super) fn all() -> Vec<Suite> {
             xtask(&["vm-check", "--kernel", series]),
         ));
     }
+    for series in kernels::SERIES {
+        let mut command = Command::new(workspace::host_program("lattice-vm-test"));
+        command.args(["--kernel", series]);
+        suites.push(suite(&format!("tier 1 on {series}"), command));
+    }
+    suites.push(suite(
+        "native",
+        Command::new(workspace::host_program("lattice-native-suite")),
+    ));
     suites.push(suite("demo", xtask(&["demo", "--no-build"])));
     suites
 }

@@ -15,7 +15,7 @@ mod walkthrough;
 mod ways;
 mod writers;
 
-use super::trial::Case;
+use super::{host::is_tier_1, trial::Case};
 
 /// A line of the table.
 pub enum Listed {
@@ -28,6 +28,24 @@ pub enum Listed {
         /// Why not.
         reason: fn() -> Option<String>,
     },
+}
+
+/// Those that need nothing but containers of the image: they hold in both tiers.
+pub fn native() -> Vec<Listed> {
+    [container::CASES, walkthrough::CASES]
+        .into_iter()
+        .flatten()
+        .map(|case| {
+            if is_tier_1() || case.name != container::HASHED_ONCE {
+                Listed::Case(*case)
+            } else {
+                Listed::Skipped {
+                    name: case.name,
+                    reason: || Some("in tier 2 the kernel hashes nothing".to_owned()),
+                }
+            }
+        })
+        .collect()
 }
 
 /// All of them.

@@ -65,6 +65,8 @@ fn scripts(added: &Path) -> Result<()> {
     for (name, text) in [
         ("listed-script", "#!/usr/bin/dash\nexec /usr/bin/good\n"),
         ("unlisted-script", "#!/usr/bin/dash\nexec /usr/bin/good # unlisted\n"),
+        ("script-of-a-script", "#!/app/unlisted-script\n"),
+        ("without-a-start", "exec /usr/bin/good\n"),
     ] {
         canaries::write(&added.join("app").join(name), text.as_bytes())?;
     }

@@ -6,24 +6,26 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::AsRawFd as _,
-        unix::{ffi::OsStringExt as _, process::CommandExt as _},
+        unix::{ffi::OsStringExt as _, fs::OpenOptionsExt as _, process::CommandExt as _},
     },
     process::{Command, ExitCode},
 };
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, FdFlag, SealFlag, fcntl},
+    fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, RenameFlags, SealFlag, fcntl, renameat2},
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::memfd::{MFdFlags, memfd_create},
     unistd::{chroot, fexecve},
 };
 
-use super::overlay::Overlay;
+use super::overlay::{Overlay, bind};
 
 /// First argument of an actor.
 pub const VERB: &str = "act";
+/// In place of a cgroup: the actor is where it has to be already.
+pub const HERE: &str = "-";
 /// Exit code of an actor whose exec was refused: this and the errno.
 pub const ERRNO_BASE: u8 = 100;
 /// Exit code of an actor that could not get as far as the exec.
@@ -56,9 +58,19 @@ pub enum Way {
     AfterMount,
     /// After mounting the overlay whose parts lie in the folder that the first argument names.
     AfterOverlay,
+    /// With a listed program's path as argv\[0\].
+    OtherName,
+    /// After the first two arguments have changed places (RENAME_EXCHANGE).
+    AfterExchange,
+    /// From a copy in a file that never had a name (O_TMPFILE), in the folder that the first argument names.
+    Nameless,
+    /// In a user and mount namespace of its own, after the first argument was mounted over the second.
+    AfterBind,
+    /// In a user and mount namespace of its own, after a chroot to the first argument.
+    AfterOwnChroot,
 }
 
-const WORDS: [(Way, &str); 12] = [
+const WORDS: [(Way, &str); 17] = [
     (Way::Exec, "exec"),
     (Way::Descriptor, "descriptor"),
     (Way::ProcDescriptor, "proc-descriptor"),
@@ -71,6 +83,11 @@ const WORDS: [(Way, &str); 12] = [
     (Way::AfterChroot, "after-chroot"),
     (Way::AfterMount, "after-mount"),
     (Way::AfterOverlay, "after-overlay"),
+    (Way::OtherName, "other-name"),
+    (Way::AfterExchange, "after-exchange"),
+    (Way::Nameless, "nameless"),
+    (Way::AfterBind, "after-bind"),
+    (Way::AfterOwnChroot, "after-own-chroot"),
 ];
 
 impl Way {
@@ -103,7 +120,10 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
         .map(|(way, _)| *way)
         .ok_or_else(bad)?;
     // Opened before the cgroup is entered and the root is changed.
-    enter(cgroup)?;
+    if cgroup != HERE {
+        enter(cgroup)?;
+    }
+    let mut nameless = None;
     let rest = match (way, rest) {
         (Way::AfterMove, [elsewhere, rest @ ..]) => {
             enter(elsewhere)?;
@@ -122,11 +142,57 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
             Overlay::at(parts.into()).mount().map_err(io::Error::other)?;
             rest
         }
+        (Way::AfterExchange, [one, other, rest @ ..]) => {
+            let flags = RenameFlags::RENAME_EXCHANGE;
+            renameat2(AT_FDCWD, one.as_str(), AT_FDCWD, other.as_str(), flags)?;
+            rest
+        }
+        (Way::Nameless, [folder, rest @ ..]) => {
+            nameless = Some(folder);
+            rest
+        }
+        (Way::AfterBind, [from, over, rest @ ..]) => {
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+            bind(from.as_ref(), over.as_ref()).map_err(io::Error::other)?;
+            rest
+        }
+        (Way::AfterOwnChroot, [root, rest @ ..]) => {
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+            // So that a program there can leave its mark.
+            let marks = format!("{root}/marks");
+            fs::create_dir_all(&marks)?;
+            bind("/marks".as_ref(), marks.as_ref()).map_err(io::Error::other)?;
+            chroot(root.as_str())?;
+            std::env::set_current_dir("/")?;
+            rest
+        }
         _ => rest,
     };
     let [program, ..] = rest else { return Err(bad()) };
     match way {
-        Way::Exec | Way::AfterMove | Way::AfterChroot | Way::AfterMount | Way::AfterOverlay => execute(rest),
+        Way::OtherName => errno_code(&Command::new(program).arg0("/usr/bin/good").args(&rest[1..]).exec()),
+        Way::Nameless => {
+            let folder = nameless.ok_or_else(bad)?;
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .mode(0o755)
+                .custom_flags(OFlag::O_TMPFILE.bits())
+                .open(folder)?;
+            file.write_all(&fs::read(program)?)?;
+            // Without a writer left.
+            let readable = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            drop(file);
+            execute_file(&readable, rest)
+        }
+        Way::Exec
+        | Way::AfterMove
+        | Way::AfterChroot
+        | Way::AfterMount
+        | Way::AfterOverlay
+        | Way::AfterExchange
+        | Way::AfterBind
+        | Way::AfterOwnChroot => execute(rest),
         Way::Descriptor => execute_file(&File::open(program)?, rest),
         Way::Deleted => {
             let file = File::open(program)?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -149,6 +149,15 @@ pub fn wait_for_log(offset: usize, text: &str) -> Result<()> {
         }
         sleep(Duration::from_millis(20));
     }
+    Ok(())
+}
+
+/// Keeps the agent's log where it outlives the suite's own folders; says where.
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn keep_log(to: &Path) -> Result<()> {
+    fs::copy(log_file(), to).with_context(|| format!("cannot keep the agent's log as {}", to.display()))?;
     Ok(())
 }
 

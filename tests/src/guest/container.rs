@@ -43,6 +43,21 @@ pub fn loader() -> Result<&'static str> {
         .context("the image has no dynamic loader")
 }
 
+fn root(place: &Place) -> Overlay {
+    Overlay::of_layers(place.path("overlay"), host().layers())
+}
+
+/// Mounts the root of a case's container where the suite has to: the agent is told of it when it starts.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn prepare(place: &Place) -> Result<()> {
+    match &host().runtime {
+        Runtime::Runc => root(place).mount(),
+        Runtime::Containerd { .. } => Ok(()),
+    }
+}
+
 /// What came of a command in a container.
 #[derive(Debug)]
 pub struct Output {
@@ -105,8 +120,7 @@ impl Container {
     }
 
     fn start_by_runc(&self, place: &Place, marks: &Path) -> Result<()> {
-        let overlay = Overlay::of_layers(place.path("overlay"), host().layers());
-        overlay.mount()?;
+        let overlay = root(place);
         let bundle = place.path("bundle");
         fs::create_dir_all(&bundle)?;
         let configuration = self.configuration(&overlay, marks);

@@ -343,6 +343,11 @@ impl<'a> Trial<'a> {
     /// When none comes, or another.
     pub fn event(&mut self, cause: Cause, action: &str) -> Result<Violation> {
         let event = self.next_event()?;
+        // Before the file is opened, tier 2 can refuse as well as kill.
+        let action = match action {
+            "kill" if event.hook == "fanotify" => "deny+kill",
+            _ => action,
+        };
         let found = (
             event.reason.as_str(),
             event.role.as_str(),

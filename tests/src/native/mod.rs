@@ -28,6 +28,6 @@ pub fn run(programs: &Path, only: &[String]) -> Result<ExitCode> {
     println!("note: tier {tier} on this machine's kernel");
     let surroundings = Surroundings::make(programs, tier)?;
     let code = guest::run(guest::cases::native(), only);
-    surroundings.end()?;
+    surroundings.end(programs)?;
     Ok(code)
 }

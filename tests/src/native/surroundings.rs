@@ -136,9 +136,12 @@ impl Surroundings {
     ///
     /// # Errors
     /// When something cannot be removed.
-    pub(super) fn end(self) -> Result<()> {
+    pub(super) fn end(self, programs: &Path) -> Result<()> {
         // It complains of programs that are loaded still, which other agents on this kernel may have; of ours the pins tell.
         let said = agent::uninstall();
+        let log = programs.with_file_name("native-agent.log");
+        agent::keep_log(&log)?;
+        println!("note: the agent's log: {}", log.display());
         let is_pinned = agent::pins().exists();
         self.containerd.end();
         let mut folders: Vec<PathBuf> = mounts_of("cgroup");

@@ -299,7 +299,7 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
                 None => heard += 1,
             }
         }
-        if heard + lost >= FLOOD || started.elapsed() > Duration::from_secs(20) {
+        if heard + lost >= FLOOD || started.elapsed() > Duration::from_secs(60) {
             break (heard, lost);
         }
         sleep(Duration::from_millis(50));

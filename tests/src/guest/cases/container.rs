@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::content::{MODIFIED, NOT_IN_IMAGE};
 use crate::guest::{
     agent::{self, log_length, wait_for_log},
-    container::{Container, SERVER, loader},
+    container::{Container, SERVER, loader, prepare},
     host::is_tier_1,
     policy::Policy,
     trial::{Case, Cause, Expected, Trial, cause},
@@ -57,7 +57,7 @@ pub(super) fn replace(trial: &Trial<'_>, policy: &Policy) -> Result<()> {
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "in_a_container_the_application_and_sessions_are_told_apart",
-        prepare: |_| policy(Mode::Enforce),
+        prepare: |place| prepare(place).and_then(|()| policy(Mode::Enforce)),
         run: |trial| {
             let helpers = helper_count(trial)?;
             let container = Container::start(trial)?;
@@ -84,7 +84,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "in_a_container_what_is_dropped_or_changed_dies",
-        prepare: |_| policy(Mode::Enforce),
+        prepare: |place| prepare(place).and_then(|()| policy(Mode::Enforce)),
         run: |trial| {
             let container = Container::start(trial)?;
             let attack = "cp /bin/bad /tmp/backdoor && chmod +x /tmp/backdoor && exec /tmp/backdoor";
@@ -115,7 +115,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: HASHED_ONCE,
-        prepare: |_| policy(Mode::Enforce),
+        prepare: |place| prepare(place).and_then(|()| policy(Mode::Enforce)),
         run: |trial| {
             let container = Container::start(trial)?;
             container.session(trial, &["/bin/good"], Expected::Runs)?;
@@ -138,7 +138,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "in_a_container_the_flip_to_enforce_is_live_and_outlives_the_agent",
-        prepare: |_| policy(Mode::Monitor),
+        prepare: |place| prepare(place).and_then(|()| policy(Mode::Monitor)),
         run: |trial| {
             let container = Container::start(trial)?;
             container.application(trial, "/bin/longer", Expected::Noted(UNLISTED))?;

@@ -3,6 +3,7 @@
 mod agent_life;
 mod container;
 mod content;
+mod evasion;
 mod interpreter;
 mod live;
 mod membership;
@@ -32,7 +33,7 @@ pub enum Listed {
 
 /// Those that need nothing but containers of the image: they hold in both tiers.
 pub fn native() -> Vec<Listed> {
-    [container::CASES, walkthrough::CASES]
+    [container::CASES, walkthrough::CASES, evasion::CASES]
         .into_iter()
         .flatten()
         .map(|case| {
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Listed> {
         live::CASES,
         container::CASES,
         walkthrough::CASES,
+        evasion::CASES,
         agent_life::CASES,
     ]
     .into_iter()

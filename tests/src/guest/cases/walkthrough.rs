@@ -20,7 +20,7 @@ use super::{
     content::NOT_IN_IMAGE,
 };
 use crate::guest::{
-    container::{Container, Output, SERVER, loader},
+    container::{Container, Output, SERVER, loader, prepare},
     host::{host, is_tier_1},
     policy::Policy,
     trial::{Case, Cause, Expected, Phase, Trial, cause},
@@ -47,12 +47,12 @@ fn with_http_probe(mode: Mode) -> Result<Policy> {
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "the_demos_attack_is_noted_then_dies_and_the_probe_goes_on",
-        prepare: |_| with_exec_probe(Mode::Monitor),
+        prepare: |place| prepare(place).and_then(|()| with_exec_probe(Mode::Monitor)),
         run: play,
     },
     Case {
         name: "the_demos_replaced_elf_interpreter_is_noted_then_does_not_run",
-        prepare: |_| with_exec_probe(Mode::Monitor),
+        prepare: |place| prepare(place).and_then(|()| with_exec_probe(Mode::Monitor)),
         run: |trial| {
             let container = Container::start(trial)?;
             let canary = host().layer_file("/usr/bin/evil-loader").context("no evil loader")?;

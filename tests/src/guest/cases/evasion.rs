@@ -1,0 +1,203 @@
+//! Ways around an exec list, tried from within a container by somebody who has a listed shell, busybox and more. One container a case.
+
+use anyhow::Result;
+use lattice_policy::{Mode, Origin, Role};
+
+use super::{
+    container::UNLISTED,
+    content::{MODIFIED, NOT_IN_IMAGE},
+};
+use crate::guest::{
+    actor::{HERE, VERB, Way},
+    container::{Container, SERVER, loader, prepare},
+    host::is_tier_1,
+    policy::Policy,
+    trial::{Case, Cause, Expected, Trial, cause},
+};
+
+const MEMORY: Cause = cause("unlisted", "target", "memfd");
+const DELETED: Cause = cause("unlisted", "target", "deleted");
+const UNLISTED_INTERPRETER: Cause = cause("role", "script-interpreter", "unlisted-in-image");
+
+/// The actor is listed: it stands for whatever an attacker makes of a listed program that he controls.
+fn policy() -> Result<Policy> {
+    let both = [Role::Target, Role::ScriptInterpreter];
+    Policy::new(Mode::Enforce)
+        .allow_image(SERVER, &[Role::Target], Origin::Any)?
+        .allow_image("/usr/bin/dash", &both, Origin::Any)?
+        .allow_image("/usr/bin/busybox", &[Role::Target], Origin::Any)?
+        .allow_image("/usr/bin/actor", &[Role::Target], Origin::Any)?
+        .allow_image("/usr/bin/good", &[Role::Target], Origin::Any)?
+        .allow_image("/app/listed-script", &[Role::Target], Origin::Any)?
+        .allow_image(loader()?, &[Role::ElfInterpreter], Origin::Any)
+}
+
+/// A session that begins with the actor.
+fn act(container: &Container, trial: &mut Trial<'_>, way: Way, words: &[&str], expected: Expected) -> Result<()> {
+    let words = [&["/usr/bin/actor", VERB, HERE, way.word()], words].concat();
+    container.session(trial, &words, expected)
+}
+
+/// A session that begins with a line for the shell.
+fn line(container: &Container, trial: &mut Trial<'_>, line: &str, expected: Expected) -> Result<()> {
+    container.session(trial, &["/bin/sh", "-c", line], expected)
+}
+
+/// What the front falls open for in tier 2, and `docs/kernel-support.md` says so.
+fn hole_in_tier_2(expected: Expected) -> Expected {
+    if is_tier_1() { expected } else { Expected::Runs }
+}
+
+/// A case: its container, and what is done in it.
+macro_rules! case {
+    ($name:literal, $run:expr) => {
+        Case {
+            name: $name,
+            prepare: |place| prepare(place).and_then(|()| policy()),
+            run: |trial| {
+                let container = Container::start(trial)?;
+                let run: fn(&Container, &mut Trial<'_>) -> Result<()> = $run;
+                run(&container, trial)?;
+                container.end()
+            },
+        }
+    };
+}
+
+/// The unlisted program, on the image and of its own size.
+const BAD: &str = "/usr/bin/longer";
+
+pub(super) const CASES: &[Case] = &[
+    case!(
+        "from_inside_by_descriptor_thread_child_or_another_name",
+        |container, trial| {
+            for way in [
+                Way::Descriptor,
+                Way::ProcDescriptor,
+                Way::Thread,
+                Way::Child,
+                Way::OtherName,
+            ] {
+                act(container, trial, way, &["/usr/bin/good"], Expected::Runs)?;
+                act(container, trial, way, &[BAD], Expected::Killed(UNLISTED))?;
+            }
+            Ok(())
+        }
+    ),
+    case!("from_inside_memory_and_files_without_a_name", |container, trial| {
+        act(
+            container,
+            trial,
+            Way::SealedMemory,
+            &[BAD],
+            Expected::Killed(MEMORY.in_tier_2(DELETED)),
+        )?;
+        act(
+            container,
+            trial,
+            Way::Nameless,
+            &["/dev", BAD],
+            Expected::Killed(DELETED),
+        )?;
+        let deleted = format!("cp {BAD} /tmp/x && exec /usr/bin/actor {VERB} {HERE} deleted /tmp/x");
+        line(container, trial, &deleted, Expected::Killed(DELETED))
+    }),
+    case!(
+        "from_inside_links_and_copies_under_strange_names",
+        |container, trial| {
+            let killed = Expected::Killed(NOT_IN_IMAGE);
+            line(
+                container,
+                trial,
+                &format!("ln {BAD} /tmp/hard && exec /tmp/hard"),
+                killed,
+            )?;
+            // As long as eight names, each of the greatest length.
+            let long = "n=nnnnnnnnnn; n=$n$n$n$n$n$n$n$n$n$n$n$n$n$n$n$n$n$n$n$n; d=/tmp/$n/$n/$n/$n/$n/$n/$n/$n; busybox mkdir -p $d";
+            line(
+                container,
+                trial,
+                &format!("{long} && cp {BAD} $d/x && exec $d/x"),
+                killed,
+            )?;
+            let name = r#"n=$(printf '/tmp/\377\001\n\033[31m'x)"#;
+            line(
+                container,
+                trial,
+                &format!(r#"{name}; cp {BAD} "$n" && exec "$n""#),
+                killed,
+            )?;
+            let longer = "cp /usr/bin/good /tmp/good && echo >> /tmp/good && exec /tmp/good";
+            line(container, trial, longer, killed)
+        }
+    ),
+    case!("from_inside_a_symbolic_link_is_what_it_leads_to", |container, trial| {
+        let link = format!("ln -s {BAD} /tmp/good && exec /tmp/good");
+        line(container, trial, &link, Expected::Killed(UNLISTED))
+    }),
+    case!(
+        "from_inside_a_listed_path_is_exchanged_with_another_file",
+        |container, trial| {
+            let exchange = format!(
+                "cp {BAD} /usr/bin/other && exec /usr/bin/actor {VERB} {HERE} after-exchange /usr/bin/other /usr/bin/good /usr/bin/good"
+            );
+            line(container, trial, &exchange, Expected::Killed(MODIFIED))
+        }
+    ),
+    case!(
+        "from_inside_a_listed_path_is_mounted_over_in_an_own_namespace",
+        |container, trial| {
+            act(
+                container,
+                trial,
+                Way::AfterBind,
+                &[BAD, "/usr/bin/good", "/usr/bin/good"],
+                Expected::Killed(UNLISTED),
+            )
+        }
+    ),
+    case!("from_inside_a_listed_path_of_an_own_root", |container, trial| {
+        let root = format!(
+            "busybox mkdir -p /tmp/root/usr/bin && cp {BAD} /tmp/root/usr/bin/good && \
+             exec /usr/bin/actor {VERB} {HERE} after-own-chroot /tmp/root /usr/bin/good"
+        );
+        line(container, trial, &root, Expected::Killed(MODIFIED))
+    }),
+    case!("from_inside_scripts_of_the_image", |container, trial| {
+        container.session(trial, &["/app/listed-script"], Expected::Runs)?;
+        // The front does not know whether a script that is not listed lies in a layer.
+        let killed = Expected::Killed(UNLISTED.in_tier_2(NOT_IN_IMAGE));
+        container.session(trial, &["/app/unlisted-script"], killed)?;
+        container.application(trial, "exec /app/unlisted-script", killed)?;
+        container.session(trial, &["/app/script-of-a-script"], killed)
+    }),
+    case!("from_inside_a_script_on_tmpfs", |container, trial| {
+        line(
+            container,
+            trial,
+            "cp /app/unlisted-script /dev/script && exec /dev/script",
+            hole_in_tier_2(Expected::Killed(NOT_IN_IMAGE)),
+        )
+    }),
+    case!("from_inside_a_script_without_a_known_start", |container, trial| {
+        line(
+            container,
+            trial,
+            "exec /app/without-a-start",
+            hole_in_tier_2(Expected::Killed(UNLISTED)),
+        )
+    }),
+    case!(
+        "from_inside_an_interpreter_that_is_no_interpreter",
+        |container, trial| {
+            // The shell is listed in that role, busybox is not.
+            let script = "printf '#!/usr/bin/busybox sh\\nexec /usr/bin/good\\n' > /dev/script && busybox chmod +x /dev/script && exec /dev/script";
+            let cause = if is_tier_1() {
+                NOT_IN_IMAGE
+            } else {
+                UNLISTED_INTERPRETER
+            };
+            line(container, trial, script, Expected::Killed(cause))
+        }
+    ),
+];

@@ -189,7 +189,7 @@ impl Peer {
     }
 
     /// Waits until the plugin has closed the connection.
-    async fn is_dropped(mut self) {
+    async fn until_dropped(mut self) {
         let ended = async { while let Ok(Some(_)) = read_frame(&mut self.stream).await {} };
         timeout(SOON, ended)
             .await
@@ -373,7 +373,7 @@ async fn a_peer_that_breaks_the_protocol_is_dropped_and_tried_again() {
     for (what, bytes) in broken {
         let mut peer = world.ready().await;
         peer.stream.write_all(&bytes).await.unwrap();
-        timeout(SOON, peer.is_dropped())
+        timeout(SOON, peer.until_dropped())
             .await
             .unwrap_or_else(|_| panic!("{what}"));
     }
@@ -400,7 +400,7 @@ async fn a_runtime_that_refuses_us_is_asked_again() {
     peer.receive(RUNTIME_CONNECTION).await;
     let refusal = Response::failed(2, "no plugins today").to_bytes(REGISTER_STREAM);
     peer.send(RUNTIME_CONNECTION, &refusal).await;
-    peer.is_dropped().await;
+    peer.until_dropped().await;
     assert_eq!(*world.plugin.connection().borrow(), Connection::Away);
     world.ready().await;
 }

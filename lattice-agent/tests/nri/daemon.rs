@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::mount::{MntFlags, umount2};
+
 use super::cgroups::Cgroups;
 
 /// A pod of this handler has a `createContainer` hook in its containers' bundles.
@@ -192,6 +194,19 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// What pods leave behind in its folder, which otherwise could not be removed. The last mount first.
+    fn unmount_all(&self) {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1));
+        for point in points.filter(|point| Path::new(point).starts_with(self.folder.path())) {
+            if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
+                println!("{point} stays: {error}");
+            }
+        }
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.child.is_some() {
@@ -202,5 +217,6 @@ impl Drop for Daemon {
             }
         }
         self.kill();
+        self.unmount_all();
     }
 }

@@ -72,12 +72,13 @@ struct Seen {
     marked: bool,
 }
 
+/// Ends in this order: the witness's mount lies in the daemon's folder, and the cgroups hold what the daemon leaves.
 struct World {
-    runtime: Runtime,
-    daemon: Daemon,
     witness: Witness,
+    daemon: Daemon,
     cgroups: Cgroups,
     cri: Cri,
+    runtime: Runtime,
     attempts: AtomicU32,
     /// Path of each kind of program, in its image; known to no other test.
     programs: [String; 2],

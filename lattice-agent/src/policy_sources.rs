@@ -10,7 +10,7 @@ use std::{
 
 use lattice_policy::{ExecPolicy, Mode};
 
-use crate::{state::Shared, uplink::PolicySink};
+use crate::{kernel::heap, state::Shared, uplink::PolicySink};
 
 #[derive(Default)]
 struct Told {
@@ -70,7 +70,9 @@ impl PolicySources {
     /// # Errors
     /// What was not put in force, and why; the rest is.
     pub fn set_files(&self, policies: Vec<Arc<ExecPolicy>>) -> Result<(), String> {
-        self.change(|told| told.files = policies)
+        let changed = self.change(|told| told.files = policies);
+        heap::give_back();
+        changed
     }
 
     /// The modes that hold by namespace, all of them.
@@ -84,10 +86,12 @@ impl PolicySources {
 
 impl PolicySink for PolicySources {
     fn apply(&self, policies: Vec<ExecPolicy>, namespace_modes: BTreeMap<String, Mode>) -> Result<(), String> {
-        self.change(|told| {
+        let changed = self.change(|told| {
             told.central = policies.into_iter().map(Arc::new).collect();
             told.modes = namespace_modes;
             told.has_central = true;
-        })
+        });
+        heap::give_back();
+        changed
     }
 }

@@ -27,6 +27,7 @@ use lattice_agent::{
     host_name::host_name,
     inodes::{Inodes, mounts::Mounts},
     kernel::{
+        heap,
         maps::{InodeTable, Maps},
         object::Tier,
         pins::PinDirectory,
@@ -220,6 +221,7 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         state.enforcement().settle()?;
         is_settled = true;
     }
+    heap::give_back();
     start.done();
     tracing::info!(node = node_name, admin = %settings.admin(), "ready");
 

@@ -368,7 +368,7 @@ mod tests {
         check_refused("tier 2: this kernel refuses BPF LSM", "no report in JSON");
         check_refused(&json.replace("NodeReport", "Status"), "is a \"Status\"");
         check_refused(&json.replace("v1alpha1", "v2"), "of \"lattice.dev/v2\"");
-        check_refused(&json.replace("\"tier\": 2", "\"tier\": -1"), "tier");
+        check_refused(&json.replace("\"tier\": 2", "\"tier\": -1"), "expected u32 at line 8");
     }
 
     #[test]

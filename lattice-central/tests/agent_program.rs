@@ -147,6 +147,14 @@ async fn wait_for_container(place: &Place, program: &Program, connected: bool) -
     }
 }
 
+async fn wait_for_events(place: &Place, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while stored(&place.settings.state).len() < count {
+        assert!(Instant::now() < deadline, "{:?}", stored(&place.settings.state));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_starts_without_central_enforces_what_it_kept_and_tells_it_later() {
     let (place, node) = (Place::new(), Node::new());
@@ -170,6 +178,7 @@ async fn an_agent_that_starts_without_central_enforces_what_it_kept_and_tells_it
         ("payments", "server")
     );
     assert_eq!(node.exec("/bin/true").signal(), Some(9));
+    wait_for_events(&place, 1).await;
 
     // Both die, and what was pinned is gone: as after a reboot in which central does not come back.
     drop(agent);
@@ -188,10 +197,6 @@ async fn an_agent_that_starts_without_central_enforces_what_it_kept_and_tells_it
     // What happened meanwhile arrives when central does.
     let program = Program::start(&place, address);
     wait_for_container(&place, &program, true).await;
-    let deadline = Instant::now() + PATIENCE;
-    while stored(&place.settings.state).len() < 2 {
-        assert!(Instant::now() < deadline, "{:?}", stored(&place.settings.state));
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    wait_for_events(&place, 2).await;
     assert!(stored(&place.settings.state).values().all(|count| *count == 1));
 }

@@ -143,12 +143,11 @@ struct Metrics<'registry>(&'registry mut Registry);
 
 impl Metrics<'_> {
     fn info(&mut self, facts: &Facts) {
-        let labels = [
-            ("version", facts.version.clone()),
-            ("kernel", facts.kernel_release.clone()),
+        let labels = vec![
+            ("version", escaped(&facts.version)),
+            ("kernel", escaped(&facts.kernel_release)),
         ];
-        self.0
-            .register("agent", "The agent and its kernel", Info::new(labels.to_vec()));
+        self.0.register("agent", "The agent and its kernel", Info::new(labels));
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) {
@@ -195,6 +194,11 @@ impl Metrics<'_> {
         }
         self.0.register(name, help, family);
     }
+}
+
+/// A label's value in OpenMetrics' escape, which the encoder (0.24) leaves to its caller.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod fanotify;
+pub mod heap;
 pub mod maps;
 pub mod object;
 pub mod offsets;

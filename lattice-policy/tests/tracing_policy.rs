@@ -243,6 +243,61 @@ fn hostile_files_end_soon() {
 
 const EVERY_PART: &str = include_str!("tracing_policy/read/origins.yaml");
 
+/// What of Tetragon's schema (CRD 1.8.13) is written: each field with its type, or with the words that it takes. Its decoder refuses
+/// any other field.
+const SCHEMA: &[(&str, &str)] = &[
+    ("apiVersion", "cilium.io/v1alpha1"),
+    ("kind", "TracingPolicyNamespaced"),
+    ("metadata.name", "string"),
+    ("metadata.namespace", "string"),
+    ("metadata.annotations.*", "string"),
+    ("spec.podSelector.matchLabels.*", "string"),
+    ("spec.containerSelector.matchLabels.*", "string"),
+    ("spec.lsmhooks[].hook", "bprm_check_security"),
+    ("spec.lsmhooks[].args[].index", "number"),
+    ("spec.lsmhooks[].args[].type", "linux_binprm"),
+    ("spec.lsmhooks[].selectors[].matchPIDs[].operator", "In NotIn"),
+    ("spec.lsmhooks[].selectors[].matchPIDs[].values[]", "number"),
+    ("spec.lsmhooks[].selectors[].matchPIDs[].isNamespacePID", "boolean"),
+    ("spec.lsmhooks[].selectors[].matchPIDs[].followForks", "boolean"),
+    ("spec.lsmhooks[].selectors[].matchArgs[].index", "number"),
+    ("spec.lsmhooks[].selectors[].matchArgs[].operator", "Equal NotEqual"),
+    ("spec.lsmhooks[].selectors[].matchArgs[].values[]", "string"),
+    ("spec.lsmhooks[].selectors[].matchActions[].action", "Override Sigkill"),
+    ("spec.lsmhooks[].selectors[].matchActions[].argError", "number"),
+    ("spec.options[].name", "policy-mode"),
+    ("spec.options[].value", "enforce monitor"),
+];
+
+/// What does not fit, by its path.
+fn misfits(path: &str, value: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value;
+    match value {
+        Value::Object(members) => {
+            for (key, member) in members {
+                let is_own = path.ends_with(".annotations") || path.ends_with(".matchLabels");
+                let key = if is_own { "*" } else { key };
+                misfits(format!("{path}.{key}").trim_start_matches('.'), member, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| misfits(&format!("{path}[]"), item, found)),
+        scalar => {
+            let fits = SCHEMA.iter().any(|(known, takes)| {
+                *known == path
+                    && match scalar {
+                        Value::String(text) => *takes == "string" || takes.split(' ').any(|word| word == text),
+                        Value::Number(_) => *takes == "number",
+                        Value::Bool(_) => *takes == "boolean",
+                        _ => false,
+                    }
+            });
+            if !fits {
+                found.push(format!("{path}: {scalar}"));
+            }
+        }
+    }
+}
+
 /// A policy that a document for Tetragon can say: names are labels, paths are UTF-8.
 fn sayable(mut policy: ExecPolicy) -> ExecPolicy {
     let label = |name: Option<String>| {
@@ -272,7 +327,11 @@ proptest! {
         prop_assume!(policy.check().is_ok());
         let (document, _) = TracingPolicyDocument::of(&policy, Carry::Annotation).unwrap();
         prop_assert_eq!(&read_one(&document.to_yaml()), &policy);
-        prop_assert_eq!(&read_one(&document.to_json()), &policy);
+        let json = document.to_json();
+        prop_assert_eq!(&read_one(&json), &policy);
+        let mut found = Vec::new();
+        misfits("", &serde_json::from_str(&json).unwrap(), &mut found);
+        prop_assert_eq!(found, Vec::<String>::new());
     }
 
     #[test]

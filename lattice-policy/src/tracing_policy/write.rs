@@ -299,13 +299,11 @@ fn selectors(paths: &BTreeMap<String, Origin>, mode: Mode) -> Vec<Selector> {
             }]
         }),
         // Without a condition a selector matches always, which is what an empty list of allowed programs means.
-        match_args: (!values.is_empty()).then(|| {
-            [PathMatch {
-                index: 0,
-                operator,
-                values,
-            }]
-        }),
+        match_args: (!values.is_empty()).then_some([PathMatch {
+            index: 0,
+            operator,
+            values,
+        }]),
         match_actions: actions(mode),
     };
     let mut selectors = vec![refusal("NotEqual", paths.keys().cloned().collect(), None)];

@@ -42,8 +42,8 @@ impl EventCounts {
         match &event.kind {
             Some(Kind::Gap(gap)) => {
                 self.gaps.fetch_add(1, Ordering::Relaxed);
-                let lost = gap.last_sequence.saturating_sub(gap.first_sequence).saturating_add(1);
-                self.lost.fetch_add(lost, Ordering::Relaxed);
+                self.lost
+                    .fetch_add(lattice_api::event::lost_events(gap), Ordering::Relaxed);
             }
             _ => {
                 self.violations.fetch_add(1, Ordering::Relaxed);

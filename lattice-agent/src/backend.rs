@@ -65,6 +65,7 @@ fn status_message(node: &str, standing: &ContainerStanding) -> ContainerStatus {
             name: policy.name.clone(),
             generation: policy.generation,
             matched_entry: String::new(),
+            no_match: String::new(),
         }),
         mode: standing.mode.map(|mode| mode.to_string()).unwrap_or_default(),
         mode_source: standing.mode.map(|_| source(standing.is_override)).unwrap_or_default(),

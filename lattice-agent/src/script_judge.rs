@@ -26,7 +26,10 @@ use tokio::sync::mpsc::Sender;
 use crate::{
     backend::container_message,
     enforcement::{ContainerStanding, compile},
-    events::explain::{Node, ancestors, parent_of},
+    events::{
+        explain::Node,
+        process::{ancestors, parent_of},
+    },
     front::{Answer, Judge},
     kernel::sequence::SequenceCounter,
     state::Shared,
@@ -153,6 +156,12 @@ impl ScriptJudge {
                 name: policy.name.clone(),
                 generation: policy.generation,
                 matched_entry: String::new(),
+                no_match: if script.digest.is_some() {
+                    "content"
+                } else {
+                    "unresolved"
+                }
+                .into(),
             }),
             role: "target".into(),
             origin: "unknown".into(),
@@ -164,6 +173,7 @@ impl ScriptJudge {
             }
             .into(),
             tier: self.node.tier,
+            count: 1,
             ..Violation::default()
         };
         violation.message = violation_message(&violation);

@@ -209,6 +209,7 @@ fn event(sequence: u64) -> Event {
         first_sequence: sequence,
         last_sequence: sequence,
         cause: "agent-down".into(),
+        ranges: Vec::new(),
     }));
     Event {
         node: "node-a".into(),

@@ -15,9 +15,30 @@ use crate::v1;
 
 /// The time of an event as RFC 3339 in UTC, with so many digits of the second as asked for.
 pub fn event_time(event: &v1::Event, digits: SecondsFormat) -> String {
+    time_text(event.time_unix_nanos, digits)
+}
+
+fn time_text(unix_nanos: u64, digits: SecondsFormat) -> String {
     // Past the year 2262 the last representable moment is shown.
-    let nanoseconds = i64::try_from(event.time_unix_nanos).unwrap_or(i64::MAX);
+    let nanoseconds = i64::try_from(unix_nanos).unwrap_or(i64::MAX);
     DateTime::from_timestamp_nanos(nanoseconds).to_rfc3339_opts(digits, true)
+}
+
+/// How many refusals an event of a violation stands for: one of its own, or those that it counts.
+pub fn refusals(violation: &v1::Violation) -> u64 {
+    // An agent from before counting says 0.
+    violation.count.max(1)
+}
+
+/// How many events a gap stands for.
+pub fn lost_events(gap: &v1::Gap) -> u64 {
+    let span = |first: u64, last: u64| last.saturating_sub(first).saturating_add(1);
+    if gap.ranges.is_empty() {
+        return span(gap.first_sequence, gap.last_sequence);
+    }
+    gap.ranges
+        .iter()
+        .fold(0, |sum: u64, range| sum.saturating_add(span(range.first, range.last)))
 }
 
 /// The event as one line of JSON; see [`EventDocument`] for its form.

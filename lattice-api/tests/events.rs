@@ -1,7 +1,7 @@
 //! Events as people and programs read them.
 
 use lattice_api::{
-    event::{event_message, to_json_line, to_line},
+    event::{event_message, lost_events, to_json_line, to_line},
     v1::{self, event::Kind},
 };
 use proptest::prelude::*;
@@ -27,6 +27,8 @@ fn violation() -> v1::Violation {
         ancestors: vec![v1::Ancestor {
             pid: 7,
             executable: b"/app/\xff".to_vec(),
+            name: b"\xff".to_vec(),
+            start_boot_nanos: 4_000_000_000,
         }],
         comm: b"server".to_vec(),
         container: Some(v1::Container {
@@ -43,6 +45,7 @@ fn violation() -> v1::Violation {
             name: "payment-service".to_owned(),
             generation: 7,
             matched_entry: String::new(),
+            no_match: "content".to_owned(),
         }),
         role: "target".to_owned(),
         origin: "init".to_owned(),
@@ -50,6 +53,13 @@ fn violation() -> v1::Violation {
         drift: "unlisted-in-image".to_owned(),
         message: String::new(),
         tier: 1,
+        count: 1,
+        repeats_of: 0,
+        first_unix_nanos: 0,
+        last_unix_nanos: 0,
+        start_boot_nanos: 5_000_000_000,
+        argv_source: "caller".to_owned(),
+        exec_session_pid: 0,
     }
 }
 
@@ -130,12 +140,45 @@ fn sentences() {
 }
 
 #[test]
+fn what_is_counted_says_how_often() {
+    let counting = |violation: &mut v1::Violation, count, repeats_of| {
+        (violation.count, violation.repeats_of) = (count, repeats_of);
+        violation.last_unix_nanos = 1;
+        violation.comm.clear();
+        violation.drift = "not-in-image".to_owned();
+    };
+    let after = "policy payments/payment-service does not list it, and the image does not hold it. The image did not bring these bytes: find out what wrote them; if they belong there, build them into the image.";
+    check(
+        |violation| counting(violation, 1492, 17),
+        &format!("\"/usr/bin/wget\" was killed before its first instruction 1492 more times, as in event 17: {after}"),
+    );
+    check(
+        |violation| {
+            counting(violation, 1, 17);
+            violation.path.clear();
+            violation.path_as_passed.clear();
+        },
+        &format!("a file was killed before its first instruction once more, as in event 17: {after}"),
+    );
+    check(
+        |violation| {
+            counting(violation, 5, 0);
+            violation.path.clear();
+            violation.path_as_passed.clear();
+            violation.drift.clear();
+        },
+        "one or another of many files was killed before its first instruction 5 more times: policy payments/payment-service does not list it. If the service needs it, name it in its command, probes or hooks; else find out what started it.",
+    );
+}
+
+#[test]
 fn gaps_say_what_was_lost() {
     let gap = |first_sequence, last_sequence, cause: &str| {
         event_message(&event(Kind::Gap(v1::Gap {
             first_sequence,
             last_sequence,
             cause: cause.to_owned(),
+            ranges: Vec::new(),
         })))
     };
     assert_eq!(
@@ -144,6 +187,25 @@ fn gaps_say_what_was_lost() {
     );
     assert_eq!(gap(5, 5, "new-cause"), "event 5 is lost: new-cause.");
     assert!(gap(0, u64::MAX, "spool-full").starts_with("18446744073709551615 events"));
+}
+
+#[test]
+fn a_gap_of_pieces_counts_what_is_lost() {
+    let gap = v1::Gap {
+        first_sequence: 2,
+        last_sequence: 9,
+        cause: "spool-full".to_owned(),
+        ranges: vec![
+            v1::SequenceRange { first: 2, last: 3 },
+            v1::SequenceRange { first: 9, last: 9 },
+        ],
+    };
+    assert_eq!(lost_events(&gap), 3);
+    let event = event(Kind::Gap(gap));
+    assert!(event_message(&event).starts_with("3 events between 2 and 9 are lost: the agent's spool was full"));
+    let document: serde_json::Value = serde_json::from_str(&to_json_line(&event)).unwrap();
+    assert_eq!(document["gap"]["ranges"], serde_json::json!([[2, 3], [9, 9]]));
+    assert_eq!(document["gap"]["count"], 3);
 }
 
 #[test]
@@ -164,10 +226,11 @@ fn a_line_has_time_place_and_sentence() {
         first_sequence: 1,
         last_sequence: 1,
         cause: "agent-down".to_owned(),
+        ranges: Vec::new(),
     })));
     assert_eq!(
         line,
-        "2025-11-21T07:41:13.123Z  node-1  event 1 is lost: the agent was not running. Verdicts were not affected; see its log for why it ended."
+        "2025-11-21T07:41:13.123Z  node-1  event 1 is lost: more happened than the kernel's ring buffer holds while the agent was not running. Verdicts were not affected; see its log for why it ended."
     );
     let mut hostile = violation();
     hostile.message = "\u{1b}]0;owned\u{7}\u{202e}".to_owned();

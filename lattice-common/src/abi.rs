@@ -23,6 +23,20 @@ pub const PATH_KEY_BYTES: usize = 252;
 pub const RECORD_PATH_BYTES: usize = 1024;
 /// Room for the path as passed in an [`ExecRecord`].
 pub const RECORD_NAME_BYTES: usize = 256;
+/// Room for the working directory in an [`ExecRecord`].
+pub const RECORD_CWD_BYTES: usize = 256;
+/// Arguments of a program that an [`ExecRecord`] has at most.
+pub const RECORD_ARGUMENTS: u32 = 16;
+/// Bytes of one argument that an [`ExecRecord`] has at most, with its terminating zero.
+pub const RECORD_ARGUMENT_BYTES: usize = 128;
+/// An argument that would begin behind so many bytes of arguments is left out.
+pub const RECORD_ARGV_LIMIT: usize = 512;
+/// Room for the arguments in an [`ExecRecord`]: so that the last one may begin at the limit.
+pub const RECORD_ARGV_BYTES: usize = RECORD_ARGV_LIMIT + RECORD_ARGUMENT_BYTES;
+/// Ancestors that an [`ExecRecord`] has at most, nearest first.
+pub const RECORD_ANCESTORS: usize = 8;
+/// Room for the name of an ancestor's executable, with its terminating zero.
+pub const ANCESTOR_NAME_BYTES: usize = 48;
 /// Ancestor levels of a cgroup that are looked up, from the root down.
 pub const CGROUP_LEVELS: u32 = 12;
 
@@ -55,6 +69,10 @@ pub mod maps {
     pub const COUNTERS: &str = "COUNTERS";
     /// `Array<u64>`, one element: the sequence that was given last.
     pub const SEQUENCE: &str = "SEQUENCE";
+    /// `Array<u64>`, one element: the number of the window that repeats are counted in now. The agent alone raises it.
+    pub const WINDOW: &str = "WINDOW";
+    /// `Hash<RepeatKey, Repeat>`: refusals that are counted rather than told one by one.
+    pub const REPEATS: &str = "REPEATS";
     /// `RingBuf`.
     pub const EVENTS: &str = "EVENTS";
     /// `TaskStorage<TaskState>`.
@@ -314,6 +332,10 @@ pub struct TaskState {
     pub interpreter_inode: u64,
     /// Files judged since the exec began.
     pub judged: u32,
+    /// Number of arguments of the exec at hand, as of the file judged last.
+    pub arguments: u32,
+    /// Thread group id of the process that entered from outside and whose descendant this is; 0 for what did not.
+    pub session: u32,
     /// 0.
     pub reserved: u32,
 }
@@ -389,6 +411,27 @@ pub mod record_flag {
     pub const UNLINKED: u32 = 16;
     /// An entry matched, for another role or origin; `entry` names it.
     pub const ENTRY: u32 = 32;
+    /// `argv` is filled.
+    pub const ARGV: u32 = 64;
+    /// `argv` is not all of it: an argument is longer than its room, or there are more.
+    pub const ARGV_CUT: u32 = 128;
+    /// `argv` was read from the new program's memory, which nobody else has; else from the caller's, which another of its threads may
+    /// have changed since the kernel took it.
+    pub const ARGV_OF_PROGRAM: u32 = 256;
+}
+
+/// A process above the one that was judged.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AncestorRecord {
+    /// When it started, on the boot clock; with `pid` this names it for the whole boot.
+    pub start_boot_nanos: u64,
+    /// Thread group id.
+    pub pid: u32,
+    /// Bytes of `name`, without a terminating zero; 0 where it has no executable (a kernel thread).
+    pub name_length: u32,
+    /// File name (the last part of the path) of its executable.
+    pub name: [u8; ANCESTOR_NAME_BYTES],
 }
 
 /// One judged file that an event is owed for.
@@ -413,6 +456,8 @@ pub struct ExecRecord {
     pub digest: DigestWords,
     /// Generation of the policy that was used.
     pub generation: u64,
+    /// When the caller's process started, on the boot clock.
+    pub start_boot_nanos: u64,
     /// `s_dev` of the file's file system.
     pub device: u32,
     /// `s_magic` of the file's file system.
@@ -453,12 +498,26 @@ pub struct ExecRecord {
     pub path_length: i32,
     /// Bytes of `name`, likewise.
     pub name_length: i32,
+    /// Bytes of `cwd`, likewise.
+    pub cwd_length: i32,
+    /// Bytes of `argv`, with the zero that ends each argument.
+    pub argv_length: u32,
+    /// Elements of `ancestors`.
+    pub ancestor_count: u32,
+    /// [`TaskState::session`] of the caller.
+    pub session: u32,
     /// The caller's command name.
     pub comm: [u8; 16],
     /// The path as the kernel resolved it.
     pub path: [u8; RECORD_PATH_BYTES],
     /// The path as the caller passed it.
     pub name: [u8; RECORD_NAME_BYTES],
+    /// The caller's working directory.
+    pub cwd: [u8; RECORD_CWD_BYTES],
+    /// Arguments, each with a terminating zero.
+    pub argv: [u8; RECORD_ARGV_BYTES],
+    /// The caller's ancestors, nearest first.
+    pub ancestors: [AncestorRecord; RECORD_ANCESTORS],
 }
 
 /// Container index of a record without a container.
@@ -538,11 +597,20 @@ const _: () = {
     assert!(size_of::<PathKey>() == 256);
     assert!(size_of::<InodeKey>() == 16);
     assert!(size_of::<EntryRule>() == 8);
-    assert!(size_of::<TaskState>() == 32);
+    assert!(size_of::<TaskState>() == 40);
     assert!(size_of::<CachedDigest>() == 40);
     assert!(size_of::<KnownInode>() == 40);
     assert!(size_of::<CgroupRecord>() == 16);
-    assert!(size_of::<ExecRecord>() == 184 + RECORD_PATH_BYTES + RECORD_NAME_BYTES);
+    assert!(size_of::<AncestorRecord>() == 16 + ANCESTOR_NAME_BYTES);
+    assert!(
+        size_of::<ExecRecord>()
+            == 208
+                + RECORD_PATH_BYTES
+                + RECORD_NAME_BYTES
+                + RECORD_CWD_BYTES
+                + RECORD_ARGV_BYTES
+                + RECORD_ANCESTORS * size_of::<AncestorRecord>()
+    );
 };
 
 #[cfg(test)]

@@ -15,4 +15,5 @@
 pub mod abi;
 #[cfg(feature = "user")]
 mod pod;
+pub mod repeat;
 pub mod verdict;

@@ -2,9 +2,12 @@
 
 use aya::Pod;
 
-use crate::abi::{
-    CgroupEntry, Container, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy, SizeKey,
-    Started, TaskState,
+use crate::{
+    abi::{
+        CgroupEntry, Container, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy,
+        SizeKey, Started, TaskState,
+    },
+    repeat::{Repeat, RepeatKey},
 };
 
 macro_rules! pod {
@@ -26,6 +29,8 @@ pod!(
     NodeConfig,
     PathKey,
     Policy,
+    Repeat,
+    RepeatKey,
     SizeKey,
     Started,
     TaskState

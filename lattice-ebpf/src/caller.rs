@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf},
+    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf},
 };
 use lattice_common::{
     abi::{CGROUP_LEVELS, NO_CONTAINER, TaskState, cgroup_kind, effective_mode, fail_action},
@@ -45,6 +45,13 @@ pub(crate) struct Caller {
 pub(crate) fn current() -> *mut task_struct {
     // SAFETY: takes nothing, always succeeds.
     unsafe { bpf_get_current_task_btf() }
+}
+
+/// Thread group id of the current task.
+#[inline(always)]
+pub(crate) fn current_pid() -> u32 {
+    // SAFETY: takes nothing, always succeeds.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
 }
 
 /// A global BPF function, verified once. Returns 0 for the host's own processes, else 1 with `caller` filled.
@@ -175,6 +182,12 @@ impl Caller {
                 stage: state.stage,
                 interpreter_inode: 0,
                 judged: state.judged,
+                arguments: state.arguments,
+                session: if self.origin == Origin::EXEC_SESSION {
+                    current_pid()
+                } else {
+                    0
+                },
                 reserved: 0,
             };
             if self.origin == Origin::INIT

@@ -5,7 +5,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{Global, helpers::bpf_probe_read_kernel};
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_probe_read_kernel, generated::bpf_ktime_get_boot_ns},
+};
 
 macro_rules! globals {
     ($($(#[$meta:meta])* $name:ident),+ $(,)?) => {
@@ -18,6 +21,7 @@ globals! {
     LINUX_BINPRM_FILENAME,
     LINUX_BINPRM_INTERP,
     LINUX_BINPRM_BUF,
+    LINUX_BINPRM_ARGC,
     /// Byte that holds the bit field `is_check`.
     LINUX_BINPRM_IS_CHECK,
     /// Mask of `is_check` in that byte; 0 where the kernel has no AT_EXECVE_CHECK.
@@ -47,11 +51,20 @@ globals! {
     NSPROXY_MNT_NS,
     MNT_NAMESPACE_NS,
     NS_COMMON_INUM,
+    TASK_STRUCT_GROUP_LEADER,
+    TASK_STRUCT_START_BOOTTIME,
+    /// `thread_info.status` in `task_struct`.
+    TASK_STRUCT_STATUS,
     MM_STRUCT_SAVED_AUXV,
+    MM_STRUCT_ARG_START,
+    MM_STRUCT_EXE_FILE,
     VM_AREA_STRUCT_VM_FILE,
     FS_STRUCT_ROOT,
+    FS_STRUCT_PWD,
     PATH_DENTRY,
     DENTRY_D_SB,
+    /// `d_name.name` in `dentry`.
+    DENTRY_D_NAME,
     CGROUP_KN,
     CGROUP_LEVEL,
     CGROUP_ROOT,
@@ -75,11 +88,11 @@ pub(crate) fn probe<T: Copy + Default>(object: Pointer, offset: u64) -> T {
     unsafe { bpf_probe_read_kernel(object.wrapping_byte_add(offset as usize).cast::<T>()) }.unwrap_or_default()
 }
 
-/// Thread group id of a task's parent.
+/// Nanoseconds since the boot, suspended time included.
 #[inline(always)]
-pub(crate) fn parent_pid(task: Pointer) -> u32 {
-    let parent = probe::<u64>(task, TASK_STRUCT_REAL_PARENT.load()) as Pointer;
-    probe(parent, TASK_STRUCT_TGID.load())
+pub(crate) fn boot_nanos() -> u64 {
+    // SAFETY: takes nothing, always succeeds.
+    unsafe { bpf_ktime_get_boot_ns() }
 }
 
 /// A task's root directory.

@@ -6,9 +6,12 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey, Started,
-    TaskState, counter,
+use lattice_common::{
+    abi::{
+        CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey,
+        Started, TaskState, counter,
+    },
+    repeat::{Repeat, RepeatKey},
 };
 
 #[map]
@@ -35,6 +38,10 @@ pub(crate) static DENYLIST: HashMap<DigestWords, u32> = HashMap::with_max_entrie
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::SLOTS, 0);
 #[map]
 pub(crate) static SEQUENCE: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static REPEATS: HashMap<RepeatKey, Repeat> = HashMap::with_max_entries(2048, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 

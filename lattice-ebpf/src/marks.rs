@@ -24,6 +24,8 @@ pub(crate) fn lattice_fork(context: BtfTracePointContext) -> i32 {
             stage: 0,
             interpreter_inode: 0,
             judged: 0,
+            arguments: 0,
+            session: state.session,
             reserved: 0,
         };
         match TASKS.get_or_create(child) {
@@ -50,6 +52,7 @@ pub(crate) fn lattice_attach(context: BtfTracePointContext) -> i32 {
             state.container = entry.index;
             state.epoch = entry.epoch;
             state.origin = 0;
+            state.session = 0;
         }
         Some(_) => {}
         None => count(counter::MARK_FAILED),

@@ -1,20 +1,26 @@
 //! The record of a decision that an event is owed for.
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str,
+use aya_ebpf::{
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_uid_gid, bpf_probe_read_kernel_str,
+    },
+    macros::btf_map,
 };
 use lattice_common::{
-    abi::{DigestWords, ExecRecord, RECORD_NAME_BYTES, counter, record_kind},
+    abi::{DigestWords, ExecRecord, NO_CONTAINER, RECORD_NAME_BYTES, counter, record_kind},
+    repeat::{Judgement, Repeat, RepeatKey},
     verdict::{Decision, Role},
 };
 
 use crate::{
+    ancestors::lattice_ancestors,
+    arguments::lattice_arguments,
     atomic::fetch_increment,
-    caller::{Caller, current},
+    caller::{Caller, current, current_pid},
     count::count,
-    kernel::{Pointer, parent_pid},
-    maps::{EVENTS, SEQUENCE},
+    kernel::{Pointer, boot_nanos},
+    maps::{EVENTS, SEQUENCE, TASKS, TaskStorage},
+    repeats::{lattice_repeat, lattice_told, window},
 };
 
 /// What the record needs besides the caller.
@@ -29,6 +35,8 @@ pub(crate) struct Report<'a> {
     pub(crate) digest: DigestWords,
     /// Address of the path as passed; null where the hook has none.
     pub(crate) name: Pointer,
+    /// Where the arguments are, as [`lattice_arguments`] takes it.
+    pub(crate) arguments: u32,
     pub(crate) file: FileFacts,
 }
 
@@ -41,12 +49,85 @@ pub(crate) struct FileFacts {
     pub(crate) file_system: u32,
 }
 
-/// `resolve_path` writes the path into RECORD_PATH_BYTES and returns its length with the terminating zero, or a negative errno.
+/// What makes refusals equal, and their element as it is to begin. Too large for the stack, so it lies in task storage.
+#[repr(C)]
+struct Scratch {
+    key: RepeatKey,
+    fresh: Repeat,
+}
+
+#[btf_map]
+static REPEAT_SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
+
+impl Report<'_> {
+    #[inline(always)]
+    fn fill(&self, scratch: &mut Scratch) {
+        let Scratch { key, fresh } = scratch;
+        let caller = self.caller;
+        let (judgement, standing) = Judgement {
+            reason: self.decision.reason,
+            effect: self.decision.effect,
+            mode: caller.mode,
+            role: self.role,
+            origin: caller.origin,
+            membership: caller.membership,
+            hook: self.hook,
+        }
+        .pack();
+        key.inode = self.file.inode;
+        key.cgroup_id = if caller.container == NO_CONTAINER {
+            // SAFETY: takes nothing, always succeeds.
+            unsafe { bpf_get_current_cgroup_id() }
+        } else {
+            0
+        };
+        key.window = window();
+        key.device = self.file.device;
+        key.container = caller.container;
+        key.epoch = caller.epoch;
+        key.judgement = judgement;
+        key.standing = standing;
+        key.reserved = 0;
+        // All else stays the zeros that the storage was made of.
+        fresh.told = 1;
+        fresh.generation = caller.generation;
+        fresh.size_bytes = self.file.size_bytes;
+        fresh.digest = self.digest;
+        fresh.policy = caller.policy;
+        fresh.entry = self.entry;
+        fresh.flags = self.flags;
+        fresh.file_system = self.file.file_system;
+    }
+
+    /// Whether the refusal was counted as one of many, so that no record is owed.
+    #[inline(always)]
+    fn is_counted(&self) -> bool {
+        // A signal that failed is the agent's to finish: it needs the record.
+        if self.signal_result != 0 {
+            return false;
+        }
+        let Some(scratch) = REPEAT_SCRATCH.get_or_create(current()) else {
+            return false;
+        };
+        self.fill(scratch);
+        lattice_repeat(&raw const scratch.key, &raw const scratch.fresh) != 0
+    }
+}
+
+/// `resolve_path` and `resolve_cwd` write a path into RECORD_PATH_BYTES and RECORD_CWD_BYTES and return its length with the
+/// terminating zero, or a negative errno.
 ///
-/// Gives the event its sequence number and hands it to the agent. A full ring buffer leaves a gap in the sequence, which the agent
-/// reports; the verdict stands either way.
+/// Counts the refusal as one of many, or gives its event a sequence number and hands it to the agent. A full ring buffer leaves a gap
+/// in the sequence, which the agent reports; the verdict stands either way.
 #[inline(always)]
-pub(crate) fn report(report: &Report<'_>, resolve_path: impl FnOnce(*mut u8) -> i64) {
+pub(crate) fn report(
+    report: &Report<'_>,
+    resolve_path: impl FnOnce(*mut u8) -> i64,
+    resolve_cwd: impl FnOnce(*mut u8) -> i64,
+) {
+    if report.is_counted() {
+        return;
+    }
     let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
         return;
     };
@@ -63,7 +144,7 @@ pub(crate) fn report(report: &Report<'_>, resolve_path: impl FnOnce(*mut u8) -> 
         (*record).kind = record_kind::EXEC;
         (*record).hook = report.hook;
         (*record).sequence = sequence;
-        (*record).time_boot_nanos = bpf_ktime_get_boot_ns();
+        (*record).time_boot_nanos = boot_nanos();
         (*record).cgroup_id = bpf_get_current_cgroup_id();
         (*record).inode = report.file.inode;
         (*record).size_bytes = report.file.size_bytes;
@@ -83,13 +164,15 @@ pub(crate) fn report(report: &Report<'_>, resolve_path: impl FnOnce(*mut u8) -> 
         (*record).epoch = report.caller.epoch;
         (*record).policy = report.caller.policy;
         (*record).entry = report.entry;
-        (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-        (*record).parent_pid = parent_pid(current().cast());
+        (*record).pid = current_pid();
+        (*record).parent_pid = 0;
+        (*record).session = TASKS.get(current()).map_or(0, |state| state.session);
         let user = bpf_get_current_uid_gid();
         (*record).uid = user as u32;
         (*record).gid = (user >> 32) as u32;
         bpf_get_current_comm((&raw mut (*record).comm).cast(), 16);
         (*record).path_length = resolve_path((&raw mut (*record).path).cast()) as i32 - 1;
+        (*record).cwd_length = resolve_cwd((&raw mut (*record).cwd).cast()) as i32 - 1;
         (*record).name_length = if report.name.is_null() {
             -1
         } else {
@@ -97,5 +180,10 @@ pub(crate) fn report(report: &Report<'_>, resolve_path: impl FnOnce(*mut u8) -> 
                 - 1
         };
     }
+    lattice_ancestors(record);
+    lattice_arguments(record, report.arguments);
     slot.submit(0);
+    if let Some(scratch) = REPEAT_SCRATCH.get(current()) {
+        lattice_told(&raw const scratch.key, sequence);
+    }
 }

@@ -13,6 +13,8 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "atomic addition, see atomic.rs")]
 
+mod ancestors;
+mod arguments;
 mod atomic;
 mod caller;
 mod count;
@@ -25,6 +27,7 @@ mod kill;
 mod lookup;
 mod maps;
 mod marks;
+mod repeats;
 mod report;
 #[path = "tier1/trusted.rs"]
 mod trusted;
@@ -56,6 +59,7 @@ fn lattice_exec_begins(context: LsmContext) -> i32 {
             hook: hook::BPRM_CREDS_FOR_EXEC,
             role: Role::TARGET,
             name: bprm.filename(),
+            arguments: arguments::AT_CALLER,
             may_hash: true,
             may_kill: false,
             marks: false,
@@ -90,6 +94,7 @@ fn lattice_exec_file(context: LsmContext) -> i32 {
             Role::SCRIPT_INTERPRETER
         },
         name: bprm.filename(),
+        arguments: arguments::AT_CALLER,
         may_hash: true,
         may_kill: true,
         marks: true,
@@ -100,6 +105,7 @@ fn lattice_exec_file(context: LsmContext) -> i32 {
     }
     if let Some(state) = TASKS.get(current()) {
         state.judged += 1;
+        state.arguments = bprm.argument_count();
         // The next file that the kernel opens for this exec is what PT_INTERP names. A helper's is not judged.
         if state.origin != 0 && bprm.is_elf() {
             state.stage = stage::ELF_ALLOWED;
@@ -125,6 +131,7 @@ fn lattice_interpreter_opened(context: LsmContext) -> i32 {
         hook: hook::FILE_OPEN,
         role: Role::ELF_INTERPRETER,
         name: core::ptr::null(),
+        arguments: arguments::AT_CALLER,
         may_hash: false,
         may_kill: true,
         marks: false,
@@ -176,11 +183,13 @@ fn lattice_interpreter_mapped(context: LsmContext) -> i32 {
         return 0;
     }
     state.stage = stage::INTERPRETER_JUDGED;
+    let arguments = arguments::of_program(state.arguments);
     let Some(caller) = Caller::current() else { return 0 };
     let question = Question {
         hook: hook::MMAP_FILE,
         role: Role::ELF_INTERPRETER,
         name: core::ptr::null(),
+        arguments,
         may_hash: true,
         may_kill: true,
         marks: false,

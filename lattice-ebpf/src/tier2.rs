@@ -10,6 +10,8 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "atomic addition, see atomic.rs")]
 
+mod ancestors;
+mod arguments;
 mod atomic;
 mod caller;
 mod count;
@@ -22,6 +24,7 @@ mod maps;
 mod marks;
 #[path = "tier2/probed.rs"]
 mod probed;
+mod repeats;
 mod report;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};

@@ -1,7 +1,5 @@
 //! From a record to an event: which container, which policy, what kind of drift, and a sentence.
 
-use std::os::unix::ffi::OsStrExt as _;
-
 use lattice_api::{
     event::violation_message,
     v1::{self, Event, Violation, event::Kind},
@@ -12,13 +10,15 @@ use lattice_common::{
 };
 use lattice_policy::ExecPolicy;
 
-use super::{clock::wall_nanos, record::JudgedFile};
+use super::{
+    clock::wall_nanos,
+    process,
+    record::{self, JudgedFile},
+};
 use crate::{backend::container_message, containers::ContainerInfo};
 
 /// `s_magic` of tmpfs, where memfds live.
 const TMPFS: u32 = 0x0102_1994;
-/// Ancestors that an event names at most.
-const MAX_ANCESTORS: usize = 8;
 
 /// Who is speaking.
 #[derive(Debug, Clone)]
@@ -54,14 +54,17 @@ pub fn explain(
             Vec::new()
         },
         size_bytes: record.size_bytes,
-        argv: Vec::new(),
-        argv_truncated: false,
-        cwd: working_directory(record.pid),
+        argv: record.argv.clone().unwrap_or_default(),
+        argv_truncated: record.flags & record_flag::ARGV_CUT != 0,
+        argv_source: argv_source(record).into(),
+        cwd: record.cwd.clone().unwrap_or_default(),
         uid: record.uid,
         gid: record.gid,
         pid: record.pid,
         parent_pid: record.parent_pid,
-        ancestors: ancestors(record.parent_pid),
+        start_boot_nanos: record.start_boot_nanos,
+        exec_session_pid: record.session,
+        ancestors: record.ancestors.iter().map(ancestor).collect(),
         comm: record.comm.clone(),
         container: Some(container.map_or_else(
             || v1::Container {
@@ -70,13 +73,17 @@ pub fn explain(
             },
             container_message,
         )),
-        policy: policy.map(|policy| policy_reference(policy, record)),
+        policy: policy.map(|policy| policy_reference(policy, record, node.tier)),
         role: record.role.text().unwrap_or_default().into(),
         origin: record.origin.text().unwrap_or("unknown").into(),
         reason: record.reason.text().unwrap_or("unlisted").into(),
         drift: drift(record, policy).into(),
         message: String::new(),
         tier: node.tier,
+        count: 1,
+        repeats_of: 0,
+        first_unix_nanos: 0,
+        last_unix_nanos: 0,
     };
     violation.message = violation_message(&violation);
     Event {
@@ -101,8 +108,10 @@ fn effective_action(record: &JudgedFile) -> &'static str {
     }
 }
 
-fn policy_reference(policy: &ExecPolicy, record: &JudgedFile) -> v1::PolicyReference {
-    let matched = (record.flags & record_flag::ENTRY != 0)
+fn policy_reference(policy: &ExecPolicy, record: &JudgedFile, tier: u32) -> v1::PolicyReference {
+    let has_entry = record.flags & record_flag::ENTRY != 0;
+    // The record's number is of the generation that was in force; of another one it would name another entry.
+    let matched = (has_entry && policy.generation == record.generation)
         .then(|| policy.entries.get(record.entry as usize))
         .flatten()
         .map(|entry| entry.path.to_string());
@@ -111,6 +120,26 @@ fn policy_reference(policy: &ExecPolicy, record: &JudgedFile) -> v1::PolicyRefer
         name: policy.name.clone(),
         generation: record.generation,
         matched_entry: matched.unwrap_or_default(),
+        no_match: if has_entry { "" } else { no_match(record, tier) }.into(),
+    }
+}
+
+/// Why no entry matched.
+fn no_match(record: &JudgedFile, tier: u32) -> &'static str {
+    match record.reason {
+        Reason::UNRESOLVED | Reason::UNRESOLVED_OPEN => "unresolved",
+        Reason::UNLISTED if record.flags & record_flag::DIGEST != 0 => "content",
+        Reason::UNLISTED if tier == 2 && record.flags & record_flag::LOWER == 0 => "not-on-layers",
+        Reason::UNLISTED => "size",
+        _ => "",
+    }
+}
+
+fn argv_source(record: &JudgedFile) -> &'static str {
+    match record.flags & (record_flag::ARGV | record_flag::ARGV_OF_PROGRAM) {
+        0 => "",
+        record_flag::ARGV => "caller",
+        _ => "program",
     }
 }
 
@@ -144,34 +173,15 @@ fn is_listed_path(path: &[u8], policy: Option<&ExecPolicy>) -> bool {
     })
 }
 
-fn working_directory(pid: u32) -> Vec<u8> {
-    std::fs::read_link(format!("/proc/{pid}/cwd"))
-        .map(|path| path.as_os_str().as_bytes().to_vec())
-        .unwrap_or_default()
-}
-
-/// The caller's ancestors, nearest first, as far as they are still there.
-pub(crate) fn ancestors(parent_pid: u32) -> Vec<v1::Ancestor> {
-    let mut ancestors = Vec::new();
-    let mut pid = parent_pid;
-    while pid > 1 && ancestors.len() < MAX_ANCESTORS {
-        let Ok(executable) = std::fs::read_link(format!("/proc/{pid}/exe")) else {
-            break;
-        };
-        ancestors.push(v1::Ancestor {
-            pid,
-            executable: executable.as_os_str().as_bytes().to_vec(),
-        });
-        match parent_of(pid) {
-            Some(parent) => pid = parent,
-            None => break,
-        }
+/// The kernel's word, and the whole path of the executable if the process is still the one that the kernel saw.
+fn ancestor(record: &record::Ancestor) -> v1::Ancestor {
+    v1::Ancestor {
+        pid: record.pid,
+        executable: process::executable(record.pid, Some(record.start_boot_nanos)).unwrap_or_default(),
+        name: record.name.clone(),
+        start_boot_nanos: record.start_boot_nanos,
     }
-    ancestors
 }
 
-pub(crate) fn parent_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name in parentheses may hold anything but its end is the last parenthesis.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-}
+#[cfg(test)]
+mod tests;

@@ -17,16 +17,19 @@ pub struct Gaps {
     next: u64,
     /// Seen above `next`.
     ahead: BTreeSet<u64>,
+    /// The number that the kernel had given last when the agent started: what is missing up to it was lost before.
+    at_start: u64,
     /// Where the highest number stood when the ring buffer was last found empty.
     settled_to: u64,
 }
 
 impl Gaps {
-    /// Follows the sequence after `last`.
-    pub fn after(last: u64) -> Self {
+    /// Follows the sequence after `last`, which all was kept up to; `at_start` is the number that the kernel has given by now.
+    pub fn after(last: u64, at_start: u64) -> Self {
         Self {
             next: last + 1,
             ahead: BTreeSet::new(),
+            at_start,
             settled_to: last,
         }
     }
@@ -53,11 +56,16 @@ impl Gaps {
         self.settled_to = last;
         let mut gaps = Vec::new();
         while self.next <= sure_to {
-            let end = self.ahead.first().map_or(sure_to, |first| (first - 1).min(sure_to));
+            let mut end = self.ahead.first().map_or(sure_to, |first| (first - 1).min(sure_to));
+            let was_down = self.next <= self.at_start;
+            if was_down {
+                end = end.min(self.at_start);
+            }
             gaps.push(Gap {
                 first_sequence: self.next,
                 last_sequence: end,
-                cause: "ring-buffer-full".into(),
+                cause: if was_down { "agent-down" } else { "ring-buffer-full" }.into(),
+                ranges: Vec::new(),
             });
             self.next = end + 1;
             while self.ahead.remove(&self.next) {
@@ -78,7 +86,7 @@ mod tests {
 
     #[test]
     fn order_may_differ_without_a_gap() {
-        let mut gaps = Gaps::after(0);
+        let mut gaps = Gaps::after(0, 0);
         for sequence in [2, 1, 4, 3] {
             assert!(gaps.saw(sequence));
         }
@@ -88,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_hole_is_said_once_and_only_when_it_stays() {
-        let mut gaps = Gaps::after(10);
+        let mut gaps = Gaps::after(10, 10);
         gaps.saw(11);
         gaps.saw(14);
         assert!(gaps.found_empty(15).is_empty());
@@ -99,8 +107,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lost_before_the_start_is_told_apart() {
+        let mut gaps = Gaps::after(2, 5);
+        gaps.saw(4);
+        assert!(gaps.found_empty(8).is_empty());
+        let found = gaps.found_empty(8);
+        assert_eq!(spans(&found), [(3, 3), (5, 5), (6, 8)]);
+        let causes: Vec<&str> = found.iter().map(|gap| gap.cause.as_str()).collect();
+        assert_eq!(causes, ["agent-down", "agent-down", "ring-buffer-full"]);
+    }
+
+    #[test]
     fn a_number_comes_once() {
-        let mut gaps = Gaps::after(0);
+        let mut gaps = Gaps::after(0, 0);
         assert!(gaps.saw(3));
         assert!(!gaps.saw(3));
     }

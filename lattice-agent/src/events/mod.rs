@@ -8,8 +8,10 @@
 pub mod clock;
 pub mod explain;
 pub mod gaps;
+pub(crate) mod process;
 pub mod reader;
 pub mod record;
+pub(crate) mod repeats;
 
 use lattice_api::v1::Event;
 

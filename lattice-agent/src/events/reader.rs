@@ -9,17 +9,27 @@ use tokio::{
     time::interval,
 };
 
+use lattice_common::repeat::{Repeat, RepeatKey};
+
 use super::{
     EventSink,
     clock::{boot_offset_nanos, now_nanos},
     explain::{Node, explain},
     gaps::Gaps,
     record::{Record, decode},
+    repeats::{self, Names, Repeats as _},
 };
-use crate::{admin::health::Heartbeat, kernel::ring::pollable, state::Shared};
+use crate::{
+    admin::health::Heartbeat,
+    error_chain::ErrorChain,
+    kernel::{maps::RepeatTable, ring::pollable, sequence::SequenceCounter},
+    state::Shared,
+};
 
 /// How often the sequence is checked for holes, and the ring buffer for what its wake-ups missed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// How many checks a window lasts in which equal refusals are counted.
+const CHECKS_A_WINDOW: u32 = 4;
 /// Wait before a record that could not be kept is offered again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -35,6 +45,10 @@ pub struct Reader {
     pub cgroups: UnboundedSender<u64>,
     /// Events that the agent itself makes, numbered by the kernel's counter.
     pub own_events: Receiver<Event>,
+    /// What the kernel side counts instead of telling.
+    pub repeats: RepeatTable,
+    /// Numbers the events that say so.
+    pub sequence: SequenceCounter,
     /// Who is speaking.
     pub node: Node,
     /// Its sign of life.
@@ -55,11 +69,23 @@ impl Reader {
             sink,
             cgroups,
             mut own_events,
+            repeats,
+            sequence,
             node,
             heartbeat,
             last_sequence,
         } = self;
-        let mut gaps = Gaps::after(last_sequence);
+        let mut gaps = Gaps::after(last_sequence, state.last_sequence().unwrap_or(0));
+        let mut counted = Counted {
+            repeats,
+            sequence,
+            names: Names::default(),
+        };
+        let mut checks = 0_u32;
+        match repeats::numbered(&counted.repeats) {
+            Ok(numbered) => counted.tell(numbered, &state, &node, &mut gaps, &*sink).await,
+            Err(error) => tracing::error!(error = %ErrorChain(&error), "counted refusals cannot be read"),
+        }
         let mut ring = pollable(ring)?;
         let mut check = interval(CHECK_INTERVAL);
         loop {
@@ -90,6 +116,7 @@ impl Reader {
                             state.finish_kill(&record);
                             // The item leaves the buffer when it is dropped, after the event is kept.
                             keep(&*sink, &event).await;
+                            counted.names.remember(&event);
                         }
                     }
                     Ok(Record::Cgroup { cgroup_id, made }) => {
@@ -100,11 +127,17 @@ impl Reader {
                     Err(error) => tracing::error!(%error, "a record in the ring buffer is not of this release"),
                 }
             }
+            checks += u32::from(is_check);
+            if checks >= CHECKS_A_WINDOW {
+                checks = 0;
+                counted.next_window(&state, &node, &mut gaps, &*sink).await;
+            }
             if is_check && let Some(last) = last {
                 for gap in gaps.found_empty(last) {
                     tracing::warn!(
                         first = gap.first_sequence,
                         last = gap.last_sequence,
+                        cause = gap.cause,
                         "events were lost: the ring buffer was full"
                     );
                     let event = Event {
@@ -116,6 +149,48 @@ impl Reader {
                     };
                     keep(&*sink, &event).await;
                 }
+            }
+        }
+    }
+}
+
+/// What is counted rather than told one by one.
+struct Counted {
+    repeats: RepeatTable,
+    sequence: SequenceCounter,
+    names: Names,
+}
+
+impl Counted {
+    async fn next_window(&mut self, state: &Shared, node: &Node, gaps: &mut Gaps, sink: &dyn EventSink) {
+        let Self { repeats, sequence, .. } = self;
+        match repeats::due(repeats, || sequence.next()) {
+            Ok(due) => self.tell(due, state, node, gaps, sink).await,
+            Err(error) => tracing::error!(error = %ErrorChain(&error), "counted refusals stay where they are"),
+        }
+    }
+
+    async fn tell(
+        &mut self,
+        due: Vec<(RepeatKey, Repeat)>,
+        state: &Shared,
+        node: &Node,
+        gaps: &mut Gaps,
+        sink: &dyn EventSink,
+    ) {
+        // All of them are seen before any wait: none is taken for a hole.
+        let is_new: Vec<bool> = due.iter().map(|(_, repeat)| gaps.saw(repeat.sequence)).collect();
+        for ((key, repeat), is_new) in due.into_iter().zip(is_new) {
+            if is_new {
+                let record = repeats::as_judged(&key, &repeat);
+                let offset = boot_offset_nanos();
+                let event = state.with_names(&record, |container, policy| {
+                    explain(&record, node, container, policy, offset)
+                });
+                keep(sink, &self.names.counted(event, &key, &repeat, offset)).await;
+            }
+            if let Err(error) = self.repeats.remove(key) {
+                tracing::error!(error = %ErrorChain(&error), sequence = repeat.sequence, "a count that was told stays");
             }
         }
     }

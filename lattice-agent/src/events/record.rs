@@ -1,7 +1,10 @@
 //! Records of the ring buffer, from bytes. The other side may be of another release: nothing is taken on trust.
 
 use lattice_common::{
-    abi::{CgroupRecord, DigestWords, ExecRecord, RECORD_NAME_BYTES, RECORD_PATH_BYTES, record_kind},
+    abi::{
+        ANCESTOR_NAME_BYTES, CgroupRecord, DigestWords, ExecRecord, RECORD_ANCESTORS, RECORD_ARGUMENTS,
+        RECORD_ARGV_BYTES, RECORD_CWD_BYTES, RECORD_NAME_BYTES, RECORD_PATH_BYTES, record_flag, record_kind,
+    },
     verdict::{Effect, Membership, Mode, Origin, Reason, Role},
 };
 
@@ -52,6 +55,7 @@ pub struct JudgedFile {
     pub size_bytes: u64,
     pub digest: DigestWords,
     pub generation: u64,
+    pub start_boot_nanos: u64,
     pub device: u32,
     pub file_system: u32,
     pub membership: Membership,
@@ -74,7 +78,25 @@ pub struct JudgedFile {
     pub path: Option<Vec<u8>>,
     /// The path as passed.
     pub name: Option<Vec<u8>>,
+    /// The working directory.
+    pub cwd: Option<Vec<u8>>,
+    /// The arguments; `None` where they could not be had.
+    pub argv: Option<Vec<Vec<u8>>>,
+    pub session: u32,
     pub comm: Vec<u8>,
+    /// Nearest first.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// A process above the judged one, as the kernel side saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Thread group id.
+    pub pid: u32,
+    /// When it started, on the boot clock.
+    pub start_boot_nanos: u64,
+    /// File name of its executable; empty where it has none.
+    pub name: Vec<u8>,
 }
 
 /// Reads the fields in their order.
@@ -99,6 +121,17 @@ impl Cursor<'_> {
 
     fn long(&mut self) -> u64 {
         u64::from_ne_bytes(self.take())
+    }
+
+    fn ancestor(&mut self) -> Ancestor {
+        let start_boot_nanos = self.long();
+        let [pid, name_length] = std::array::from_fn(|_| self.word());
+        let name: [u8; ANCESTOR_NAME_BYTES] = self.take();
+        Ancestor {
+            pid,
+            start_boot_nanos,
+            name: name.get(..name_length as usize).unwrap_or(&name).to_vec(),
+        }
     }
 }
 
@@ -135,7 +168,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
     let hook = cursor.word();
     let [sequence, time_boot_nanos, cgroup_id, inode, size_bytes] = std::array::from_fn(|_| cursor.long());
     let digest = std::array::from_fn(|_| cursor.long());
-    let generation = cursor.long();
+    let [generation, start_boot_nanos] = std::array::from_fn(|_| cursor.long());
     let [
         device,
         file_system,
@@ -149,10 +182,14 @@ pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
     ] = std::array::from_fn(|_| cursor.word());
     let signal_result = cursor.word().cast_signed();
     let [container, epoch, policy, entry, pid, parent_pid, uid, gid] = std::array::from_fn(|_| cursor.word());
-    let [path_length, name_length] = std::array::from_fn(|_| cursor.word().cast_signed());
+    let [path_length, name_length, cwd_length] = std::array::from_fn(|_| cursor.word().cast_signed());
+    let [argv_length, ancestor_count, session] = std::array::from_fn(|_| cursor.word());
     let comm: [u8; 16] = cursor.take();
     let path: [u8; RECORD_PATH_BYTES] = cursor.take();
     let name: [u8; RECORD_NAME_BYTES] = cursor.take();
+    let cwd: [u8; RECORD_CWD_BYTES] = cursor.take();
+    let argv: [u8; RECORD_ARGV_BYTES] = cursor.take();
+    let ancestors: [Ancestor; RECORD_ANCESTORS] = std::array::from_fn(|_| cursor.ancestor());
     Ok(Record::Exec(Box::new(JudgedFile {
         hook,
         sequence,
@@ -162,6 +199,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
         size_bytes,
         digest,
         generation,
+        start_boot_nanos,
         device,
         file_system,
         membership: Membership(membership),
@@ -182,8 +220,24 @@ pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
         gid,
         path: text(&path, path_length),
         name: text(&name, name_length),
+        cwd: text(&cwd, cwd_length),
+        argv: (flags & record_flag::ARGV != 0).then(|| texts(&argv, argv_length)),
+        session,
         comm: comm.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
+        ancestors: ancestors.into_iter().take(ancestor_count as usize).collect(),
     })))
+}
+
+/// Texts that each end with a zero, in the first `length` bytes.
+fn texts(bytes: &[u8], length: u32) -> Vec<Vec<u8>> {
+    let used = bytes.get(..length as usize).unwrap_or(bytes);
+    let Some(used) = used.strip_suffix(&[0]).or((!used.is_empty()).then_some(used)) else {
+        return Vec::new();
+    };
+    used.split(|&byte| byte == 0)
+        .take(RECORD_ARGUMENTS as usize)
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 fn text(bytes: &[u8], length: i32) -> Option<Vec<u8>> {
@@ -194,6 +248,8 @@ fn text(bytes: &[u8], length: i32) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use lattice_common::abi::AncestorRecord;
 
     use super::*;
 
@@ -225,6 +281,24 @@ mod tests {
         put(std::mem::offset_of!(ExecRecord, name_length), &(-1i32).to_ne_bytes());
         put(std::mem::offset_of!(ExecRecord, comm), b"sh\0junk");
         put(std::mem::offset_of!(ExecRecord, path), b"/a/bjunk");
+        put(
+            std::mem::offset_of!(ExecRecord, flags),
+            &record_flag::ARGV.to_ne_bytes(),
+        );
+        put(std::mem::offset_of!(ExecRecord, argv), b"one\0\0\xff\x1b\0junk");
+        put(std::mem::offset_of!(ExecRecord, argv_length), &8u32.to_ne_bytes());
+        put(std::mem::offset_of!(ExecRecord, session), &9u32.to_ne_bytes());
+        put(std::mem::offset_of!(ExecRecord, ancestor_count), &1u32.to_ne_bytes());
+        let ancestor = std::mem::offset_of!(ExecRecord, ancestors);
+        put(
+            ancestor + std::mem::offset_of!(AncestorRecord, pid),
+            &7u32.to_ne_bytes(),
+        );
+        put(
+            ancestor + std::mem::offset_of!(AncestorRecord, name_length),
+            &2u32.to_ne_bytes(),
+        );
+        put(ancestor + std::mem::offset_of!(AncestorRecord, name), b"shjunk");
         let Ok(Record::Exec(record)) = decode(&bytes) else {
             panic!("not an exec record")
         };
@@ -234,6 +308,31 @@ mod tests {
         );
         assert_eq!((record.path, record.name), (Some(b"/a/b".to_vec()), None));
         assert_eq!(record.comm, b"sh");
+        assert_eq!(
+            record.argv,
+            Some(vec![b"one".to_vec(), Vec::new(), b"\xff\x1b".to_vec()])
+        );
+        assert_eq!(record.session, 9);
+        let parent = Ancestor {
+            pid: 7,
+            start_boot_nanos: 0,
+            name: b"sh".to_vec(),
+        };
+        assert_eq!(record.ancestors, [parent]);
+    }
+
+    #[test]
+    fn arguments_end_where_their_length_says() {
+        let check = |bytes: &[u8], length: u32, expected: &[&[u8]]| {
+            assert_eq!(texts(bytes, length), expected, "{bytes:?} {length}");
+        };
+        check(b"a\0b\0", 0, &[]);
+        check(b"a\0b\0", 2, &[b"a"]);
+        check(b"a\0b\0", 4, &[b"a", b"b"]);
+        check(b"\0\0", 2, &[b"", b""]);
+        check(b"\0", 1, &[b""]);
+        // A length that no kernel writes.
+        check(b"ab", u32::MAX, &[b"ab"]);
     }
 
     proptest! {

@@ -1,12 +1,18 @@
 //! The maps, typed. Thin: what goes into them is decided in [`enforcement`](crate::enforcement).
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey,
-    Policy, SizeKey, Started, counter, maps as names,
+use lattice_common::{
+    abi::{
+        CgroupEntry, Container, DigestWords, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey,
+        Policy, SizeKey, Started, counter, maps as names,
+    },
+    repeat::{Repeat, RepeatKey},
 };
 
-use crate::enforcement::tables::{TableError, absent_is_fine, refused};
+use crate::{
+    enforcement::tables::{TableError, absent_is_fine, refused},
+    events::repeats::Repeats,
+};
 
 use super::{
     object::{ObjectError, open},
@@ -75,6 +81,48 @@ impl InodeTable {
     }
 }
 
+/// Refusals that the kernel side counts, and the window that it counts in.
+pub struct RepeatTable {
+    window: Array<MapData, u64>,
+    repeats: HashMap<MapData, RepeatKey, Repeat>,
+}
+
+impl RepeatTable {
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// When they are not pinned.
+    pub fn open(pins: &PinDirectory) -> Result<Self, ObjectError> {
+        Ok(Self {
+            window: typed(pins, names::WINDOW)?,
+            repeats: typed(pins, names::REPEATS)?,
+        })
+    }
+}
+
+impl Repeats for RepeatTable {
+    fn next_window(&mut self) -> Result<u64, TableError> {
+        let window = self.window.get(&0, 0).map_err(refused("read", "WINDOW"))? + 1;
+        self.window.set(0, window, 0).map_err(refused("write", "WINDOW"))?;
+        Ok(window)
+    }
+
+    fn all(&self) -> Result<Vec<(RepeatKey, Repeat)>, TableError> {
+        self.repeats
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(refused("read", "REPEATS"))
+    }
+
+    fn put(&mut self, key: RepeatKey, repeat: Repeat) -> Result<(), TableError> {
+        self.repeats.insert(key, repeat, 0).map_err(refused("write", "REPEATS"))
+    }
+
+    fn remove(&mut self, key: RepeatKey) -> Result<(), TableError> {
+        absent_is_fine(self.repeats.remove(&key), "REPEATS")
+    }
+}
+
 fn typed<Typed: TryFrom<Map, Error = MapError>>(pins: &PinDirectory, name: &str) -> Result<Typed, ObjectError> {
     let as_error = |source| ObjectError::Map {
         map: name.into(),
@@ -110,6 +158,12 @@ impl Maps {
         ),
         (names::COUNTERS, 4, 8),
         (names::SEQUENCE, 4, 8),
+        (names::WINDOW, 4, 8),
+        (
+            names::REPEATS,
+            size_of::<RepeatKey>() as u32,
+            size_of::<Repeat>() as u32,
+        ),
     ];
 
     /// Opens the pinned maps.

@@ -171,6 +171,8 @@ fn pinned_maps(tier: Tier) -> impl Iterator<Item = &'static str> {
         map_names::DENYLIST,
         map_names::COUNTERS,
         map_names::SEQUENCE,
+        map_names::WINDOW,
+        map_names::REPEATS,
         map_names::EVENTS,
         map_names::TASKS,
     ]

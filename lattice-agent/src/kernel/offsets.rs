@@ -11,6 +11,7 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("LINUX_BINPRM_FILENAME", "linux_binprm", "filename"),
     ("LINUX_BINPRM_INTERP", "linux_binprm", "interp"),
     ("LINUX_BINPRM_BUF", "linux_binprm", "buf"),
+    ("LINUX_BINPRM_ARGC", "linux_binprm", "argc"),
     ("FILE_F_PATH", "file", "f_path"),
     ("FILE_F_INODE", "file", "f_inode"),
     ("FILE_F_FLAGS", "file", "f_flags"),
@@ -33,9 +34,14 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("NSPROXY_MNT_NS", "nsproxy", "mnt_ns"),
     ("MNT_NAMESPACE_NS", "mnt_namespace", "ns"),
     ("NS_COMMON_INUM", "ns_common", "inum"),
+    ("TASK_STRUCT_GROUP_LEADER", "task_struct", "group_leader"),
+    ("TASK_STRUCT_START_BOOTTIME", "task_struct", "start_boottime"),
     ("MM_STRUCT_SAVED_AUXV", "mm_struct", "saved_auxv"),
+    ("MM_STRUCT_ARG_START", "mm_struct", "arg_start"),
+    ("MM_STRUCT_EXE_FILE", "mm_struct", "exe_file"),
     ("VM_AREA_STRUCT_VM_FILE", "vm_area_struct", "vm_file"),
     ("FS_STRUCT_ROOT", "fs_struct", "root"),
+    ("FS_STRUCT_PWD", "fs_struct", "pwd"),
     ("PATH_DENTRY", "path", "dentry"),
     ("CGROUP_KN", "cgroup", "kn"),
     ("CGROUP_LEVEL", "cgroup", "level"),
@@ -54,6 +60,14 @@ pub fn globals(btf: &Btf) -> Result<Globals, BtfError> {
         globals.push((global, btf.field(structure, field)?.offset_bytes()));
     }
     globals.push(("INODE_SIZE", btf.size_of("inode")?));
+    let nested = |outer: (&'static str, &'static str), inner: (&'static str, &'static str)| -> Result<u64, BtfError> {
+        Ok(btf.field(outer.0, outer.1)?.offset_bytes() + btf.field(inner.0, inner.1)?.offset_bytes())
+    };
+    globals.push((
+        "TASK_STRUCT_STATUS",
+        nested(("task_struct", "thread_info"), ("thread_info", "status"))?,
+    ));
+    globals.push(("DENTRY_D_NAME", nested(("dentry", "d_name"), ("qstr", "name"))?));
     let seals = btf.field("shmem_inode_info", "seals")?.offset_bytes();
     let inode = btf.field("shmem_inode_info", "vfs_inode")?.offset_bytes();
     globals.push(("SHMEM_SEALS_BEFORE_INODE", inode.wrapping_sub(seals)));

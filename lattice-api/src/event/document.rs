@@ -11,7 +11,7 @@ use chrono::SecondsFormat;
 use lattice_policy::escape::Escaped;
 use serde::Serialize;
 
-use super::{event_message, event_time};
+use super::{event_message, event_time, lost_events, refusals, time_text};
 use crate::v1;
 
 /// An event: what identifies it, and one of `violation` and `gap`.
@@ -64,6 +64,13 @@ pub struct ViolationDocument {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub drift: String,
     pub tier: u32,
+    pub count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repeats_of: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_time: Option<String>,
     pub path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_base64: Option<String>,
@@ -78,6 +85,8 @@ pub struct ViolationDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub argv_base64: Option<Vec<String>>,
     pub argv_truncated: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub argv_source: String,
     pub cwd: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd_base64: Option<String>,
@@ -87,6 +96,10 @@ pub struct ViolationDocument {
     pub gid: u32,
     pub pid: u32,
     pub parent_pid: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_boot_nanos: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec_session_pid: Option<u32>,
     pub comm: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comm_base64: Option<String>,
@@ -103,9 +116,20 @@ pub struct ViolationDocument {
 #[expect(missing_docs, reason = "each field is documented in events.proto")]
 pub struct AncestorDocument {
     pub pid: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_boot_nanos: u64,
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name_base64: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub executable: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executable_base64: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The container in which it happened.
@@ -138,6 +162,8 @@ pub struct PolicyDocument {
     pub generation: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub matched_entry: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub no_match: String,
 }
 
 /// Events that were lost: `firstSequence` to `lastSequence`, both included.
@@ -147,7 +173,12 @@ pub struct PolicyDocument {
 pub struct GapDocument {
     pub first_sequence: u64,
     pub last_sequence: u64,
+    /// How many events are lost.
+    pub count: u64,
     pub cause: String,
+    /// Where not all between first and last is lost: what is, as pairs of first and last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<(u64, u64)>,
 }
 
 impl BytesDocument {
@@ -159,6 +190,10 @@ impl BytesDocument {
             base64,
         }
     }
+}
+
+fn time_of(unix_nanos: u64) -> Option<String> {
+    (unix_nanos != 0).then(|| time_text(unix_nanos, SecondsFormat::Nanos))
 }
 
 impl From<&v1::Event> for EventDocument {
@@ -202,6 +237,10 @@ impl From<&v1::Violation> for ViolationDocument {
             reason: violation.reason.clone(),
             drift: violation.drift.clone(),
             tier: violation.tier,
+            count: refusals(violation),
+            repeats_of: violation.repeats_of,
+            first_time: time_of(violation.first_unix_nanos),
+            last_time: time_of(violation.last_unix_nanos),
             path: path.escaped,
             path_base64: path.base64,
             path_as_passed: path_as_passed.escaped,
@@ -221,6 +260,7 @@ impl From<&v1::Violation> for ViolationDocument {
                     .collect()
             }),
             argv_truncated: violation.argv_truncated,
+            argv_source: violation.argv_source.clone(),
             cwd: cwd.escaped,
             cwd_base64: cwd.base64,
             role: violation.role.clone(),
@@ -229,6 +269,8 @@ impl From<&v1::Violation> for ViolationDocument {
             gid: violation.gid,
             pid: violation.pid,
             parent_pid: violation.parent_pid,
+            start_boot_nanos: violation.start_boot_nanos,
+            exec_session_pid: (violation.exec_session_pid != 0).then_some(violation.exec_session_pid),
             comm: comm.escaped,
             comm_base64: comm.base64,
             ancestors: violation.ancestors.iter().map(AncestorDocument::from).collect(),
@@ -240,9 +282,15 @@ impl From<&v1::Violation> for ViolationDocument {
 
 impl From<&v1::Ancestor> for AncestorDocument {
     fn from(ancestor: &v1::Ancestor) -> Self {
-        let executable = BytesDocument::new(&ancestor.executable);
+        let (executable, name) = (
+            BytesDocument::new(&ancestor.executable),
+            BytesDocument::new(&ancestor.name),
+        );
         Self {
             pid: ancestor.pid,
+            start_boot_nanos: ancestor.start_boot_nanos,
+            name: name.escaped,
+            name_base64: name.base64,
             executable: executable.escaped,
             executable_base64: executable.base64,
         }
@@ -272,6 +320,7 @@ impl From<&v1::PolicyReference> for PolicyDocument {
             name: policy.name.clone(),
             generation: policy.generation,
             matched_entry: policy.matched_entry.clone(),
+            no_match: policy.no_match.clone(),
         }
     }
 }
@@ -281,7 +330,9 @@ impl From<&v1::Gap> for GapDocument {
         Self {
             first_sequence: gap.first_sequence,
             last_sequence: gap.last_sequence,
+            count: lost_events(gap),
             cause: gap.cause.clone(),
+            ranges: gap.ranges.iter().map(|range| (range.first, range.last)).collect(),
         }
     }
 }

@@ -21,16 +21,44 @@ pub fn event_message(event: &v1::Event) -> String {
 pub fn violation_message(violation: &v1::Violation) -> String {
     let (reason, _) = reason_and_openness(&violation.reason);
     format!(
-        "{} {}: {}. {}",
+        "{} {}{}: {}. {}",
         subject(violation),
         what(violation),
+        how_often(violation),
         why(violation, reason),
         advice(violation, reason)
     )
 }
 
+/// Whether the event counts refusals that have no event of their own.
+fn is_counting(violation: &v1::Violation) -> bool {
+    violation.last_unix_nanos != 0
+}
+
+/// In an event that counts: how many besides those that have events of their own.
+fn how_often(violation: &v1::Violation) -> String {
+    if !is_counting(violation) {
+        return String::new();
+    }
+    let times = match violation.count {
+        1 => "once more".to_owned(),
+        count => format!("{count} more times"),
+    };
+    match violation.repeats_of {
+        0 => format!(" {times}"),
+        first => format!(" {times}, as in event {first}"),
+    }
+}
+
 /// The file by its path. Tier 2 sees which ELF interpreter was mapped for a program, and not by which path.
 fn subject(violation: &v1::Violation) -> String {
+    let is_nameless = violation.path.is_empty() && violation.path_as_passed.is_empty() && violation.comm.is_empty();
+    if is_counting(violation) && is_nameless {
+        return match violation.repeats_of {
+            0 => "one or another of many files".to_owned(),
+            _ => "a file".to_owned(),
+        };
+    }
     let named = |name: &[u8]| cut(&FilePath::from_bytes(name).to_string());
     if let Some(path) = [&violation.path, &violation.path_as_passed]
         .into_iter()
@@ -48,17 +76,23 @@ fn subject(violation: &v1::Violation) -> String {
 /// That events were lost, and why.
 pub fn gap_message(gap: &v1::Gap) -> String {
     let (first, last) = (gap.first_sequence, gap.last_sequence);
-    let events = match last.saturating_sub(first) {
-        0 => format!("event {first} is lost"),
-        more => format!("{} events, {first} to {last}, are lost", more.saturating_add(1)),
+    let events = match super::lost_events(gap) {
+        1 => format!("event {first} is lost"),
+        count if gap.ranges.len() > 1 => format!("{count} events between {first} and {last} are lost"),
+        count => format!("{count} events, {first} to {last}, are lost"),
     };
     let cause = match gap.cause.as_str() {
         "ring-buffer-full" => {
             "the kernel's ring buffer was full. Verdicts were not affected; give the agent a larger ring buffer"
         }
-        "spool-full" => "the agent's spool was full. Give it more room, or bring central back",
+        "spool-full" => {
+            "the agent's spool was full, and these were the least and oldest in it. Give it more room, or bring central back"
+        }
+        "event-too-large" => "an event was larger than the spool takes",
         "spool-corrupt" => "part of the agent's spool could not be read back. Check the disk that holds it",
-        "agent-down" => "the agent was not running. Verdicts were not affected; see its log for why it ended",
+        "agent-down" => {
+            "more happened than the kernel's ring buffer holds while the agent was not running. Verdicts were not affected; see its log for why it ended"
+        }
         other => return format!("{events}: {}.", escaped_and_cut(other, 80)),
     };
     format!("{events}: {cause}.")

@@ -57,20 +57,26 @@ pub struct Violation {
     /// Size of the file in bytes.
     #[prost(uint64, tag = "9")]
     pub size_bytes: u64,
+    /// Arguments of the program: at most 16 of them, each up to 127 bytes, 640 bytes together. Empty where they could not be had.
     #[prost(bytes = "vec", repeated, tag = "10")]
     pub argv: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// An argument was cut, or some are left out.
     #[prost(bool, tag = "11")]
     pub argv_truncated: bool,
+    /// Working directory of the caller, up to 255 bytes; empty where it could not be had.
     #[prost(bytes = "vec", tag = "12")]
     pub cwd: ::prost::alloc::vec::Vec<u8>,
+    /// Real user and group id of the caller, in the host's user namespace.
     #[prost(uint32, tag = "13")]
     pub uid: u32,
     #[prost(uint32, tag = "14")]
     pub gid: u32,
+    /// Process ids in the host's pid namespace.
     #[prost(uint32, tag = "15")]
     pub pid: u32,
     #[prost(uint32, tag = "16")]
     pub parent_pid: u32,
+    /// The caller's ancestors, nearest first, at most 8; process 1 where the chain is whole.
     #[prost(message, repeated, tag = "17")]
     pub ancestors: ::prost::alloc::vec::Vec<Ancestor>,
     /// Command name of the calling task (task->comm).
@@ -98,13 +104,44 @@ pub struct Violation {
     /// 1 where BPF LSM decided, 2 where the floor did.
     #[prost(uint32, tag = "26")]
     pub tier: u32,
+    /// How many refusals this event stands for. 1 (or, from an older agent, 0) in an event of its own. Above the number that are told one by
+    /// one, equal refusals are counted in the kernel, and one event says how many came besides: refusals in all are the sum of counts.
+    #[prost(uint64, tag = "27")]
+    pub count: u64,
+    /// In an event that counts: the sequence of the first event of its kind, which has what each single one has; 0 where there is none,
+    /// since they were of different files.
+    #[prost(uint64, tag = "28")]
+    pub repeats_of: u64,
+    /// In an event that counts: when the first and the last of them were, nanoseconds since the Unix epoch.
+    #[prost(uint64, tag = "29")]
+    pub first_unix_nanos: u64,
+    #[prost(uint64, tag = "30")]
+    pub last_unix_nanos: u64,
+    /// When the calling process started, nanoseconds since the boot; with pid it names the process for the whole boot.
+    #[prost(uint64, tag = "31")]
+    pub start_boot_nanos: u64,
+    /// caller: argv is from the caller's memory, which another of its threads may have changed since the kernel took it.
+    /// program: from the new program's own memory.
+    #[prost(string, tag = "32")]
+    pub argv_source: ::prost::alloc::string::String,
+    /// The exec session that the caller belongs to: process id of the first program that was started in it from outside (probe, hook,
+    /// kubectl exec), as the container runtime reports it; 0 for what did not come from one.
+    #[prost(uint32, tag = "33")]
+    pub exec_session_pid: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ancestor {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
+    /// Path of its executable as /proc shows it; empty where the process was gone when the agent looked.
     #[prost(bytes = "vec", tag = "2")]
     pub executable: ::prost::alloc::vec::Vec<u8>,
+    /// File name of its executable, from the kernel, up to 47 bytes; empty for a kernel thread.
+    #[prost(bytes = "vec", tag = "3")]
+    pub name: ::prost::alloc::vec::Vec<u8>,
+    /// When it started, nanoseconds since the boot.
+    #[prost(uint64, tag = "4")]
+    pub start_boot_nanos: u64,
 }
 /// The container that an event or a policy target speaks of.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -141,10 +178,15 @@ pub struct PolicyReference {
     /// Path of the entry that matched but did not allow (wrong role or origin); empty where none matched.
     #[prost(string, tag = "4")]
     pub matched_entry: ::prost::alloc::string::String,
+    /// Why none matched: size (no entry has the file's size, so it was not read), content (no entry has its SHA-256), not-on-layers (tier
+    /// 2: not a file of the image's layers), unresolved, no-policy.
+    #[prost(string, tag = "5")]
+    pub no_match: ::prost::alloc::string::String,
 }
-/// Sequences that were lost, said aloud. first..=last is inclusive.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// Sequences that were lost, said aloud.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Gap {
+    /// The lowest and the highest of them. Without ranges, first..=last is lost, both included.
     #[prost(uint64, tag = "1")]
     pub first_sequence: u64,
     #[prost(uint64, tag = "2")]
@@ -152,6 +194,17 @@ pub struct Gap {
     /// ring-buffer-full, spool-full, spool-corrupt, agent-down.
     #[prost(string, tag = "3")]
     pub cause: ::prost::alloc::string::String,
+    /// Where not all between first and last is lost: what is.
+    #[prost(message, repeated, tag = "4")]
+    pub ranges: ::prost::alloc::vec::Vec<SequenceRange>,
+}
+/// first..=last, both included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SequenceRange {
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerStatus {

@@ -17,6 +17,7 @@ use lattice_common::{
 };
 
 use crate::{
+    arguments::of_program,
     caller::{Caller, current},
     count::{count, decided},
     kernel::{Pointer, Root, probe},
@@ -119,7 +120,8 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
     } else {
         Role::TARGET
     };
-    let refused = judge_file(caller, &seen, role, bprm.filename(), is_marked);
+    let arguments = of_program(bprm.argument_count());
+    let refused = judge_file(caller, &seen, role, bprm.filename(), arguments, is_marked);
     if refused || caller.membership != Membership::MEMBER {
         return;
     }
@@ -145,7 +147,14 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
     if result != 0 {
         loader = NOTHING;
     }
-    judge_file(caller, &loader, Role::ELF_INTERPRETER, core::ptr::null(), true);
+    judge_file(
+        caller,
+        &loader,
+        Role::ELF_INTERPRETER,
+        core::ptr::null(),
+        arguments,
+        true,
+    );
 }
 
 /// `bpf_find_vma` calls it with the area at the address.
@@ -157,7 +166,7 @@ unsafe extern "C" fn found_area(_task: *mut task_struct, area: Pointer, seen: *m
 
 /// Judges one file; returns whether its task was to be killed.
 #[inline(always)]
-fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, is_marked: bool) -> bool {
+fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, arguments: u32, is_marked: bool) -> bool {
     let mut flags = match seen.layer {
         LOWER => record_flag::LOWER,
         UPPER => record_flag::UPPER,
@@ -254,6 +263,7 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, is_marked
             entry,
             digest,
             name,
+            arguments,
             file: FileFacts {
                 inode: seen.inode,
                 size_bytes: seen.size_bytes,
@@ -261,6 +271,7 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, is_marked
                 file_system: seen.file_system as u32,
             },
         },
+        |_| -1,
         |_| -1,
     );
     !decision.runs()

@@ -1,9 +1,9 @@
 //! Objects that the verifier does not track: a tracepoint's pointers lead no further, so every field is read by the helper.
 
 use crate::kernel::{
-    FILE_F_INODE, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE, INODE_SIZE, LINUX_BINPRM_FILE,
-    LINUX_BINPRM_FILENAME, LINUX_BINPRM_INTERP, MM_STRUCT_SAVED_AUXV, OVERLAYFS, Pointer, SUPER_BLOCK_S_DEV,
-    SUPER_BLOCK_S_MAGIC, TASK_STRUCT_MM, VM_AREA_STRUCT_VM_FILE, probe,
+    FILE_F_INODE, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE, INODE_SIZE, LINUX_BINPRM_ARGC,
+    LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME, LINUX_BINPRM_INTERP, MM_STRUCT_SAVED_AUXV, OVERLAYFS, Pointer,
+    SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC, TASK_STRUCT_MM, VM_AREA_STRUCT_VM_FILE, probe,
 };
 
 /// Where a file's bytes lie.
@@ -32,6 +32,12 @@ impl ProbedBinprm {
     #[inline(always)]
     pub(crate) fn is_interpreter(self) -> bool {
         probe::<u64>(self.0, LINUX_BINPRM_INTERP.load()) != probe::<u64>(self.0, LINUX_BINPRM_FILENAME.load())
+    }
+
+    /// Number of arguments of the program that runs.
+    #[inline(always)]
+    pub(crate) fn argument_count(self) -> u32 {
+        probe(self.0, LINUX_BINPRM_ARGC.load())
     }
 
     /// The file that runs.

@@ -23,6 +23,7 @@ fn policy_reference() -> v1::PolicyReference {
         name: "payment-service".to_owned(),
         generation: 7,
         matched_entry: String::new(),
+        no_match: String::new(),
     }
 }
 
@@ -87,6 +88,7 @@ fn events() -> Vec<v1::Event> {
         first_sequence: 3,
         last_sequence: 9,
         cause: "ring-buffer-full".to_owned(),
+        ranges: Vec::new(),
     };
     vec![
         event(

@@ -62,6 +62,17 @@ pub(super) fn decode(bytes: &[u8]) -> Frame {
     }
 }
 
+/// Reads a segment's bytes from the beginning and hands out its events, up to the first that is no whole one. Returns the bytes that
+/// they take. Any bytes may be given; no event is larger than 1 MiB.
+pub fn read_segment(bytes: &[u8], mut take: impl FnMut(Event)) -> usize {
+    let mut at = 0;
+    while let Frame::Event(event, length) = decode(bytes.get(at..).unwrap_or_default()) {
+        at += length;
+        take(*event);
+    }
+    at
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -108,7 +119,19 @@ mod tests {
 
         #[test]
         fn foreign_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            decode(&bytes);
+            prop_assert!(read_segment(&bytes, |_| ()) <= bytes.len());
+        }
+
+        #[test]
+        fn a_payload_that_is_no_event_is_broken_however_its_checksum_holds(payload in prop::collection::vec(any::<u8>(), 0..64)) {
+            let length = u32::try_from(payload.len()).unwrap();
+            let frame = [&length.to_le_bytes(), &checksum(length, &payload).to_le_bytes(), &payload[..]].concat();
+            let mut events = Vec::new();
+            let used = read_segment(&frame, |event| events.push(event));
+            prop_assert_eq!(used, if events.is_empty() { 0 } else { frame.len() });
+            for event in events {
+                prop_assert!(encode(&event).is_some());
+            }
         }
     }
 }

@@ -1,22 +1,28 @@
 //! Events that central has not acknowledged yet, on disk.
 //!
 //! ```text
-//!   append ──► segment files (frames with CRC-32C) ──► next_batch ──► central
-//!                 ▲ removed once all is acknowledged ◄── acknowledge ◄──┘
+//!   append ──► lane by importance ──► segment files (frames with CRC-32C) ──► next_batch ──► central
+//!                                        ▲ removed once all is acknowledged ◄── acknowledge ◄──┘
 //! ```
 //!
 //! An event that was taken survives a kill of the agent at once and a power loss after at most [`SYNC_INTERVAL`]. The spool is
-//! bounded: where it is full the oldest events go, and a gap event says which.
+//! bounded: where it is full the oldest of the least important goes, and a gap event says which. In a lane events are sent in the
+//! order in which they came; between lanes the more important come first, so a receiver orders by sequence, not by arrival.
 
 mod acknowledged;
 mod frame;
+mod hand_out;
+mod lane;
+mod load;
 mod log;
 mod ranges;
+mod room;
+mod segment;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
@@ -24,11 +30,16 @@ use std::{
 };
 
 use lattice_api::v1::Event;
+pub use frame::read_segment;
 pub use log::Metrics;
 use tokio::sync::Notify;
 
 use self::log::Log;
-use crate::{checked_file::CheckedFileError, error_chain::ErrorChain, events::EventSink};
+use crate::{
+    checked_file::CheckedFileError,
+    error_chain::ErrorChain,
+    events::{EventSink, clock::boot_id},
+};
 
 /// Size of the spool where nothing else is said.
 pub const DEFAULT_LIMIT_BYTES: u64 = 64 << 20;
@@ -60,12 +71,26 @@ pub enum SpoolError {
         /// Its folder.
         folder: PathBuf,
     },
-    /// An event that no kernel makes.
-    #[error("event {sequence} is larger than 1 MiB and cannot be kept")]
-    TooLarge {
-        /// Its sequence.
-        sequence: u64,
-    },
+}
+
+impl SpoolError {
+    /// Whether what is missing is room on the disk.
+    fn is_full(&self) -> bool {
+        let mut error: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(source) = error {
+            if let Some(source) = source.downcast_ref::<io::Error>() {
+                return matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+            }
+            error = source.source();
+        }
+        false
+    }
+}
+
+/// The error of one of the spool's files.
+fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> SpoolError {
+    let path = path.to_path_buf();
+    move |source| SpoolError::File { path, action, source }
 }
 
 struct Inner {
@@ -94,7 +119,7 @@ impl Spool {
     /// When the folder or a file in it cannot be read or written, or another process has the spool open.
     pub fn open(folder: &Path, limit_bytes: u64) -> Result<Self, SpoolError> {
         let inner = Arc::new(Inner {
-            log: Mutex::new(Log::open(folder, limit_bytes)?),
+            log: Mutex::new(Log::open(folder, limit_bytes, &boot_id().unwrap_or_default())?),
             appended: Notify::new(),
             stop: (Mutex::new(false), Condvar::new()),
         });
@@ -199,7 +224,7 @@ fn keep_syncing(inner: &Inner) {
         is_stopping = *waited.unwrap_or_else(PoisonError::into_inner).0;
         // Outside the lock: events are taken while the disk works.
         let unsynced = inner.log().take_unsynced();
-        if let Some(Err(error)) = unsynced.map(|file| file.sync_data()) {
+        for error in unsynced.iter().filter_map(|file| file.sync_data().err()) {
             tracing::error!(%error, "the spool could not be synced: a power loss would take the latest events");
         }
         if is_stopping || acknowledged_at.elapsed() >= ACKNOWLEDGED_INTERVAL {

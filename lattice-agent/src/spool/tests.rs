@@ -1,5 +1,7 @@
 //! The spool against a model, with crashes at any byte.
 
+mod lanes;
+
 use std::{
     collections::BTreeSet,
     fs::{self, OpenOptions},
@@ -9,7 +11,7 @@ use std::{
 use lattice_api::v1::{Event, Gap, Violation, event::Kind};
 use proptest::{prelude::*, sample::Index};
 
-use super::{Spool, SpoolError, acknowledged, frame, log::Log};
+use super::{Spool, SpoolError, acknowledged, frame, log::Log, segment::spans};
 
 fn event(boot: u64, sequence: u64) -> Event {
     let violation = Violation {
@@ -30,6 +32,7 @@ fn gap(boot: u64, first: u64, last: u64) -> Event {
         first_sequence: first,
         last_sequence: last,
         cause: "ring-buffer-full".into(),
+        ranges: Vec::new(),
     };
     Event {
         kind: Some(Kind::Gap(gap)),
@@ -48,11 +51,9 @@ fn pending(log: &mut Log) -> BTreeSet<(String, u64)> {
 }
 
 fn covered(event: &Event) -> Vec<(String, u64)> {
-    let last = match &event.kind {
-        Some(Kind::Gap(gap)) => gap.last_sequence,
-        _ => event.sequence,
-    };
-    (event.sequence..=last)
+    let sequences: BTreeSet<u64> = spans(event).into_iter().flat_map(|(first, last)| first..=last).collect();
+    sequences
+        .into_iter()
         .map(|sequence| (event.boot_id.clone(), sequence))
         .collect()
 }
@@ -70,7 +71,7 @@ fn last_segment(folder: &Path) -> Option<PathBuf> {
 #[test]
 fn hands_out_in_order_and_forgets_what_is_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = Log::open(folder.path(), 1 << 20).unwrap();
+    let mut log = Log::open(folder.path(), 1 << 20, "").unwrap();
     log.append(&[event(1, 1), event(1, 2), gap(1, 3, 5), event(1, 6), event(1, 2)])
         .unwrap();
     let batch = log.next_batch(2, usize::MAX).unwrap();
@@ -86,7 +87,7 @@ fn hands_out_in_order_and_forgets_what_is_acknowledged() {
     assert_eq!(log.metrics().pending_events, 2);
     log.store_acknowledged().unwrap();
     drop(log);
-    let mut log = Log::open(folder.path(), 1 << 20).unwrap();
+    let mut log = Log::open(folder.path(), 1 << 20, "").unwrap();
     assert_eq!(pending(&mut log).len(), 2);
     assert_eq!(log.kept_through("boot-1"), 6);
     assert_eq!(
@@ -102,7 +103,7 @@ fn hands_out_in_order_and_forgets_what_is_acknowledged() {
 #[test]
 fn a_gap_leaves_out_what_is_there() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = Log::open(folder.path(), 1 << 20).unwrap();
+    let mut log = Log::open(folder.path(), 1 << 20, "").unwrap();
     log.append(&[event(1, 3), gap(1, 1, 5), gap(1, 2, 4)]).unwrap();
     log.rewind();
     let spans: Vec<_> = log
@@ -118,7 +119,7 @@ fn a_gap_leaves_out_what_is_there() {
 fn a_full_spool_gives_up_the_oldest_and_says_which() {
     let folder = tempfile::tempdir().unwrap();
     let limit = 4096;
-    let mut log = Log::open(folder.path(), limit).unwrap();
+    let mut log = Log::open(folder.path(), limit, "").unwrap();
     for sequence in 1..=500 {
         log.append(&[event(1, sequence)]).unwrap();
         assert!(log.metrics().bytes <= limit);
@@ -151,7 +152,7 @@ fn a_full_spool_gives_up_the_oldest_and_says_which() {
 #[test]
 fn damage_in_an_older_segment_becomes_a_gap() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = Log::open(folder.path(), 32 << 10).unwrap();
+    let mut log = Log::open(folder.path(), 32 << 10, "").unwrap();
     for sequence in 1..=300 {
         log.append(&[event(1, sequence)]).unwrap();
     }
@@ -167,7 +168,7 @@ fn damage_in_an_older_segment_becomes_a_gap() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&segments[1], bytes).unwrap();
-    let mut log = Log::open(folder.path(), 32 << 10).unwrap();
+    let mut log = Log::open(folder.path(), 32 << 10, "").unwrap();
     assert_eq!(
         pending(&mut log),
         (1..=300).map(|sequence| ("boot-1".into(), sequence)).collect()
@@ -185,7 +186,7 @@ fn damage_in_an_older_segment_becomes_a_gap() {
 #[test]
 fn damage_under_an_open_spool_becomes_a_gap_and_holds_nothing_up() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = Log::open(folder.path(), 1 << 20).unwrap();
+    let mut log = Log::open(folder.path(), 1 << 20, "").unwrap();
     log.append(&[event(1, 1), event(1, 2), event(1, 3)]).unwrap();
     let path = last_segment(folder.path()).unwrap();
     let mut bytes = fs::read(&path).unwrap();
@@ -208,13 +209,13 @@ fn damage_under_an_open_spool_becomes_a_gap_and_holds_nothing_up() {
 #[test]
 fn damaged_acknowledgements_mean_sending_again() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = Log::open(folder.path(), 1 << 20).unwrap();
+    let mut log = Log::open(folder.path(), 1 << 20, "").unwrap();
     log.append(&[event(1, 1), event(1, 2)]).unwrap();
     log.acknowledge("boot-1", &[1]);
     log.store_acknowledged().unwrap();
     drop(log);
     fs::write(folder.path().join("acknowledged"), b"lattice-state 1 00\n{}").unwrap();
-    assert_eq!(pending(&mut Log::open(folder.path(), 1 << 20).unwrap()).len(), 2);
+    assert_eq!(pending(&mut Log::open(folder.path(), 1 << 20, "").unwrap()).len(), 2);
 }
 
 #[test]
@@ -275,7 +276,7 @@ proptest! {
     #[test]
     fn survives_crashes_at_any_byte(steps in prop::collection::vec(step(), 1..40)) {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Log::open(folder.path(), 16 << 10).unwrap();
+        let open = || Log::open(folder.path(), 16 << 10, "").unwrap();
         let mut log = open();
         // In the order of appending; what was acknowledged stays in `order`.
         let mut order: Vec<(String, u64)> = Vec::new();
@@ -360,7 +361,7 @@ proptest! {
     #[test]
     fn any_changed_byte_is_survived(at: Index, bit in 0..8u8) {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = Log::open(folder.path(), 1 << 20).unwrap();
+        let mut log = Log::open(folder.path(), 1 << 20, "").unwrap();
         log.append(&(1..=9).map(|sequence| event(1, sequence)).collect::<Vec<_>>()).unwrap();
         drop(log);
         let path = last_segment(folder.path()).unwrap();
@@ -369,7 +370,7 @@ proptest! {
         let whole_before = at / (bytes.len() / 9);
         bytes[at] ^= 1 << bit;
         fs::write(&path, bytes).unwrap();
-        let mut log = Log::open(folder.path(), 1 << 20).unwrap();
+        let mut log = Log::open(folder.path(), 1 << 20, "").unwrap();
         prop_assert_eq!(pending(&mut log).len(), whole_before);
         log.append(&[event(1, 10)]).unwrap();
         prop_assert_eq!(pending(&mut log).len(), whole_before + 1);

@@ -145,7 +145,7 @@ async fn take_policies(set: v1::PolicySet, settings: &Settings, sink: &Arc<dyn P
     }
 }
 
-/// Sends what the spool has, oldest first, as it comes.
+/// Sends what the spool has, the most important first, as it comes.
 async fn send_events(
     spool: Arc<Spool>,
     outgoing: mpsc::Sender<AgentMessage>,

@@ -153,7 +153,7 @@ impl Source for AdminSource {
         }
         let (policies, rejected) = (enforcement.policies().count(), enforcement.rejected_count());
         drop(enforcement);
-        let (verdicts, kernel) = self.state.kernel_counters();
+        let (verdicts, named) = self.state.kernel_counters();
         let front = self.state.front_counts();
         Facts {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -161,7 +161,7 @@ impl Source for AdminSource {
             tier: self.tier.number(),
             start_seconds: self.start.took.get().map(Duration::as_secs_f64),
             verdicts,
-            kernel,
+            named,
             containers,
             policies: policies as u64,
             policies_rejected: rejected as u64,

@@ -201,14 +201,14 @@ impl Shared {
         }
     }
 
-    /// The kernel side's counters: verdicts by reason, and the others by their whole names.
+    /// Verdicts by reason, and the other counters of the kernel side and of the runtime's plugin by their whole names.
     pub fn kernel_counters(&self) -> (Vec<(&'static str, u64)>, BTreeMap<String, u64>) {
         let enforcement = self.enforcement();
         let verdicts = Reason::ALL
             .into_iter()
             .filter_map(|reason| Some((reason.text()?, enforcement.tables().counter(reason.0).ok()?)))
             .collect();
-        let others = [
+        let mut others: BTreeMap<String, u64> = [
             ("lattice_ring_buffer_full_total", counter::RING_FULL),
             ("lattice_signal_failures_total", counter::SIGNAL_FAILED),
             ("lattice_files_hashed_total", counter::HASHED),
@@ -220,6 +220,12 @@ impl Shared {
         .into_iter()
         .filter_map(|(name, slot)| Some((name.to_owned(), enforcement.tables().counter(slot).ok()?)))
         .collect();
+        // Without a plugin they are there with 0: a name that comes and goes is one that nobody can watch.
+        let plugin = self
+            .nri
+            .get()
+            .map_or_else(|| nri::Counters::default().all(), |nri| nri.all());
+        others.extend(plugin.map(|(name, value)| (name.to_owned(), value)));
         (verdicts, others)
     }
 
@@ -229,8 +235,6 @@ impl Shared {
         for (reason, count) in verdicts {
             counters.insert(format!("lattice_verdicts_total{{reason=\"{reason}\"}}"), count);
         }
-        let plugin = self.nri.get().map(|nri| nri.all());
-        counters.extend(plugin.into_iter().flatten().map(|(name, value)| (name.into(), value)));
         counters
     }
 

@@ -17,8 +17,8 @@ pub struct Facts {
     pub start_seconds: Option<f64>,
     /// Verdicts by reason.
     pub verdicts: Vec<(&'static str, u64)>,
-    /// The kernel side's other counters, by their whole names.
-    pub kernel: BTreeMap<String, u64>,
+    /// Other counters, by their whole names.
+    pub named: BTreeMap<String, u64>,
     /// Known containers by the mode that holds; `none` where no policy does.
     pub containers: BTreeMap<String, u64>,
     /// Policies in force.

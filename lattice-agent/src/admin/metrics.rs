@@ -1,6 +1,6 @@
 //! The facts as OpenMetrics text. Every name is in docs/metrics.md; a test of the running agent holds the two together.
 
-use std::sync::atomic::AtomicU64;
+use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::text::encode,
@@ -42,11 +42,7 @@ pub(super) fn text(facts: &Facts, agent: AgentFacts, is_healthy: bool, is_ready:
             .iter()
             .map(|(reason, count)| ((*reason).to_owned(), *count)),
     );
-    for (name, count) in &facts.kernel {
-        let name = name.strip_prefix("lattice_").unwrap_or(name);
-        let name = name.strip_suffix("_total").unwrap_or(name);
-        metrics.counter(name, "Counted by the kernel side; see docs/metrics.md", *count);
-    }
+    metrics.named(&facts.named);
     metrics.gauges(
         "containers",
         "Known containers, by the mode that holds; none where no policy does",
@@ -150,6 +146,27 @@ impl Metrics<'_> {
         self.0.register("agent", "The agent and its kernel", Info::new(labels));
     }
 
+    /// Counters by their whole names, with a label where they have one: `lattice_a_total{b="c"}`.
+    fn named(&mut self, counters: &BTreeMap<String, u64>) {
+        const HELP: &str = "See docs/metrics.md";
+        let mut families: BTreeMap<&str, Family<Vec<(String, String)>, Counter>> = BTreeMap::new();
+        for (whole, count) in counters {
+            let (name, label) = whole.split_once('{').unwrap_or((whole, ""));
+            let name = name.strip_prefix("lattice_").unwrap_or(name);
+            let name = name.strip_suffix("_total").unwrap_or(name);
+            let label = label.strip_suffix("\"}").and_then(|label| label.split_once("=\""));
+            let Some((label, value)) = label else {
+                self.counter(name, HELP, *count);
+                continue;
+            };
+            let labels = vec![(label.to_owned(), value.to_owned())];
+            families.entry(name).or_default().get_or_create(&labels).inc_by(*count);
+        }
+        for (name, family) in families {
+            self.0.register(name, HELP, family);
+        }
+    }
+
     fn counter(&mut self, name: &str, help: &str, value: u64) {
         let counter = Counter::<u64>::default();
         counter.inc_by(value);
@@ -212,7 +229,12 @@ mod tests {
             kernel_release: "6.1 \"odd\"".into(),
             tier: 2,
             verdicts: vec![("listed-digest", 4), ("unlisted", 0)],
-            kernel: [("lattice_ring_buffer_full_total".to_owned(), 7)].into(),
+            named: [
+                ("lattice_ring_buffer_full_total", 7),
+                ("lattice_nri_starts_total{outcome=\"late\"}", 2),
+            ]
+            .map(|(name, count)| (name.to_owned(), count))
+            .into(),
             containers: [("enforce".to_owned(), 3)].into(),
             lost_events: 5,
             front: vec![("denied", 2)],
@@ -230,6 +252,7 @@ mod tests {
             "lattice_tier 2",
             "lattice_verdicts_total{reason=\"listed-digest\"} 4",
             "lattice_ring_buffer_full_total 7",
+            "lattice_nri_starts_total{outcome=\"late\"} 2",
             "lattice_containers{mode=\"enforce\"} 3",
             "lattice_containers{mode=\"none\"} 0",
             "lattice_events_lost_total 5",

@@ -23,8 +23,6 @@ pub const PATH_KEY_BYTES: usize = 252;
 pub const RECORD_PATH_BYTES: usize = 1024;
 /// Room for the path as passed in an [`ExecRecord`].
 pub const RECORD_NAME_BYTES: usize = 256;
-/// Room for the working directory in an [`ExecRecord`].
-pub const RECORD_CWD_BYTES: usize = 256;
 /// Arguments of a program that an [`ExecRecord`] has at most.
 pub const RECORD_ARGUMENTS: u32 = 16;
 /// Bytes of one argument that an [`ExecRecord`] has at most, with its terminating zero.
@@ -498,22 +496,20 @@ pub struct ExecRecord {
     pub path_length: i32,
     /// Bytes of `name`, likewise.
     pub name_length: i32,
-    /// Bytes of `cwd`, likewise.
-    pub cwd_length: i32,
     /// Bytes of `argv`, with the zero that ends each argument.
     pub argv_length: u32,
     /// Elements of `ancestors`.
     pub ancestor_count: u32,
     /// [`TaskState::session`] of the caller.
     pub session: u32,
+    /// 0.
+    pub reserved: u32,
     /// The caller's command name.
     pub comm: [u8; 16],
     /// The path as the kernel resolved it.
     pub path: [u8; RECORD_PATH_BYTES],
     /// The path as the caller passed it.
     pub name: [u8; RECORD_NAME_BYTES],
-    /// The caller's working directory.
-    pub cwd: [u8; RECORD_CWD_BYTES],
     /// Arguments, each with a terminating zero.
     pub argv: [u8; RECORD_ARGV_BYTES],
     /// The caller's ancestors, nearest first.
@@ -607,7 +603,6 @@ const _: () = {
             == 208
                 + RECORD_PATH_BYTES
                 + RECORD_NAME_BYTES
-                + RECORD_CWD_BYTES
                 + RECORD_ARGV_BYTES
                 + RECORD_ANCESTORS * size_of::<AncestorRecord>()
     );

@@ -60,7 +60,6 @@ globals! {
     MM_STRUCT_EXE_FILE,
     VM_AREA_STRUCT_VM_FILE,
     FS_STRUCT_ROOT,
-    FS_STRUCT_PWD,
     PATH_DENTRY,
     DENTRY_D_SB,
     /// `d_name.name` in `dentry`.

@@ -1,14 +1,11 @@
 //! The record of a decision that an event is owed for.
 
-use aya_ebpf::{
-    helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_uid_gid, bpf_probe_read_kernel_str,
-    },
-    macros::btf_map,
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_uid_gid, bpf_probe_read_kernel_str,
 };
 use lattice_common::{
     abi::{DigestWords, ExecRecord, NO_CONTAINER, RECORD_NAME_BYTES, counter, record_kind},
-    repeat::{Judgement, Repeat, RepeatKey},
+    repeat::Judgement,
     verdict::{Decision, Role},
 };
 
@@ -19,8 +16,8 @@ use crate::{
     caller::{Caller, current, current_pid},
     count::count,
     kernel::{Pointer, boot_nanos},
-    maps::{EVENTS, SEQUENCE, TASKS, TaskStorage},
-    repeats::{lattice_repeat, lattice_told, window},
+    maps::{EVENTS, SEQUENCE, TASKS},
+    repeats::{Scratch, lattice_repeat, lattice_told, scratch, window},
 };
 
 /// What the record needs besides the caller.
@@ -49,20 +46,10 @@ pub(crate) struct FileFacts {
     pub(crate) file_system: u32,
 }
 
-/// What makes refusals equal, and their element as it is to begin. Too large for the stack, so it lies in task storage.
-#[repr(C)]
-struct Scratch {
-    key: RepeatKey,
-    fresh: Repeat,
-}
-
-#[btf_map]
-static REPEAT_SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
-
 impl Report<'_> {
     #[inline(always)]
     fn fill(&self, scratch: &mut Scratch) {
-        let Scratch { key, fresh } = scratch;
+        let Scratch { key, fresh, .. } = scratch;
         let caller = self.caller;
         let (judgement, standing) = Judgement {
             reason: self.decision.reason,
@@ -106,25 +93,18 @@ impl Report<'_> {
         if self.signal_result != 0 {
             return false;
         }
-        let Some(scratch) = REPEAT_SCRATCH.get_or_create(current()) else {
-            return false;
-        };
+        let Some(scratch) = scratch() else { return false };
         self.fill(scratch);
-        lattice_repeat(&raw const scratch.key, &raw const scratch.fresh) != 0
+        lattice_repeat() != 0
     }
 }
 
-/// `resolve_path` and `resolve_cwd` write a path into RECORD_PATH_BYTES and RECORD_CWD_BYTES and return its length with the
-/// terminating zero, or a negative errno.
+/// `resolve_path` writes the path into RECORD_PATH_BYTES and returns its length with the terminating zero, or a negative errno.
 ///
 /// Counts the refusal as one of many, or gives its event a sequence number and hands it to the agent. A full ring buffer leaves a gap
 /// in the sequence, which the agent reports; the verdict stands either way.
 #[inline(always)]
-pub(crate) fn report(
-    report: &Report<'_>,
-    resolve_path: impl FnOnce(*mut u8) -> i64,
-    resolve_cwd: impl FnOnce(*mut u8) -> i64,
-) {
+pub(crate) fn report(report: &Report<'_>, resolve_path: impl FnOnce(*mut u8) -> i64) {
     if report.is_counted() {
         return;
     }
@@ -172,7 +152,7 @@ pub(crate) fn report(
         (*record).gid = (user >> 32) as u32;
         bpf_get_current_comm((&raw mut (*record).comm).cast(), 16);
         (*record).path_length = resolve_path((&raw mut (*record).path).cast()) as i32 - 1;
-        (*record).cwd_length = resolve_cwd((&raw mut (*record).cwd).cast()) as i32 - 1;
+        (*record).reserved = 0;
         (*record).name_length = if report.name.is_null() {
             -1
         } else {
@@ -183,7 +163,5 @@ pub(crate) fn report(
     lattice_ancestors(record);
     lattice_arguments(record, report.arguments);
     slot.submit(0);
-    if let Some(scratch) = REPEAT_SCRATCH.get(current()) {
-        lattice_told(&raw const scratch.key, sequence);
-    }
+    lattice_told(sequence);
 }

@@ -57,7 +57,7 @@ pub fn explain(
         argv: record.argv.clone().unwrap_or_default(),
         argv_truncated: record.flags & record_flag::ARGV_CUT != 0,
         argv_source: argv_source(record).into(),
-        cwd: record.cwd.clone().unwrap_or_default(),
+        cwd: process::working_directory(record.pid, record.start_boot_nanos).unwrap_or_default(),
         uid: record.uid,
         gid: record.gid,
         pid: record.pid,

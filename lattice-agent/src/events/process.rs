@@ -32,10 +32,10 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Path of a process' executable; `None` where it is gone, or another one that got the same number: with `start_boot_nanos`, one that
-/// started at another time.
-pub(crate) fn executable(pid: u32, start_boot_nanos: Option<u64>) -> Option<Vec<u8>> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+/// What a link below a process' folder leads to; `None` where the process is gone, or another one that got the same number: with
+/// `start_boot_nanos`, one that started at another time.
+fn link(pid: u32, name: &str, start_boot_nanos: Option<u64>) -> Option<Vec<u8>> {
+    let path = fs::read_link(format!("/proc/{pid}/{name}")).ok()?;
     // Looked at afterwards: had the number been given away before the link was read, the start would be the new one's.
     if let Some(nanos) = start_boot_nanos
         && stat(pid)?.start_boot_nanos / TICK_NANOS != nanos / TICK_NANOS
@@ -43,6 +43,16 @@ pub(crate) fn executable(pid: u32, start_boot_nanos: Option<u64>) -> Option<Vec<
         return None;
     }
     Some(path.as_os_str().as_bytes().to_vec())
+}
+
+/// Path of a process' executable.
+pub(crate) fn executable(pid: u32, start_boot_nanos: Option<u64>) -> Option<Vec<u8>> {
+    link(pid, "exe", start_boot_nanos)
+}
+
+/// A process' working directory, as the host sees it.
+pub(crate) fn working_directory(pid: u32, start_boot_nanos: u64) -> Option<Vec<u8>> {
+    link(pid, "cwd", Some(start_boot_nanos))
 }
 
 /// A process' parent, if it is still there.

@@ -3,7 +3,7 @@
 use lattice_common::{
     abi::{
         ANCESTOR_NAME_BYTES, CgroupRecord, DigestWords, ExecRecord, RECORD_ANCESTORS, RECORD_ARGUMENTS,
-        RECORD_ARGV_BYTES, RECORD_CWD_BYTES, RECORD_NAME_BYTES, RECORD_PATH_BYTES, record_flag, record_kind,
+        RECORD_ARGV_BYTES, RECORD_NAME_BYTES, RECORD_PATH_BYTES, record_flag, record_kind,
     },
     verdict::{Effect, Membership, Mode, Origin, Reason, Role},
 };
@@ -78,8 +78,6 @@ pub struct JudgedFile {
     pub path: Option<Vec<u8>>,
     /// The path as passed.
     pub name: Option<Vec<u8>>,
-    /// The working directory.
-    pub cwd: Option<Vec<u8>>,
     /// The arguments; `None` where they could not be had.
     pub argv: Option<Vec<Vec<u8>>>,
     pub session: u32,
@@ -182,12 +180,11 @@ pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
     ] = std::array::from_fn(|_| cursor.word());
     let signal_result = cursor.word().cast_signed();
     let [container, epoch, policy, entry, pid, parent_pid, uid, gid] = std::array::from_fn(|_| cursor.word());
-    let [path_length, name_length, cwd_length] = std::array::from_fn(|_| cursor.word().cast_signed());
-    let [argv_length, ancestor_count, session] = std::array::from_fn(|_| cursor.word());
+    let [path_length, name_length] = std::array::from_fn(|_| cursor.word().cast_signed());
+    let [argv_length, ancestor_count, session, _reserved] = std::array::from_fn(|_| cursor.word());
     let comm: [u8; 16] = cursor.take();
     let path: [u8; RECORD_PATH_BYTES] = cursor.take();
     let name: [u8; RECORD_NAME_BYTES] = cursor.take();
-    let cwd: [u8; RECORD_CWD_BYTES] = cursor.take();
     let argv: [u8; RECORD_ARGV_BYTES] = cursor.take();
     let ancestors: [Ancestor; RECORD_ANCESTORS] = std::array::from_fn(|_| cursor.ancestor());
     Ok(Record::Exec(Box::new(JudgedFile {
@@ -220,7 +217,6 @@ pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
         gid,
         path: text(&path, path_length),
         name: text(&name, name_length),
-        cwd: text(&cwd, cwd_length),
         argv: (flags & record_flag::ARGV != 0).then(|| texts(&argv, argv_length)),
         session,
         comm: comm.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),

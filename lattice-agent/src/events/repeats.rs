@@ -123,7 +123,6 @@ pub(crate) fn as_judged(key: &RepeatKey, repeat: &Repeat) -> JudgedFile {
         gid: 0,
         path: None,
         name: None,
-        cwd: None,
         argv: None,
         session: 0,
         comm: Vec::new(),

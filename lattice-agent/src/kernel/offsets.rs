@@ -41,7 +41,6 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("MM_STRUCT_EXE_FILE", "mm_struct", "exe_file"),
     ("VM_AREA_STRUCT_VM_FILE", "vm_area_struct", "vm_file"),
     ("FS_STRUCT_ROOT", "fs_struct", "root"),
-    ("FS_STRUCT_PWD", "fs_struct", "pwd"),
     ("PATH_DENTRY", "path", "dentry"),
     ("CGROUP_KN", "cgroup", "kn"),
     ("CGROUP_LEVEL", "cgroup", "level"),

@@ -63,7 +63,7 @@ pub struct Violation {
     /// An argument was cut, or some are left out.
     #[prost(bool, tag = "11")]
     pub argv_truncated: bool,
-    /// Working directory of the caller, up to 255 bytes; empty where it could not be had.
+    /// Working directory of the caller, from /proc; empty where it was gone when the agent looked.
     #[prost(bytes = "vec", tag = "12")]
     pub cwd: ::prost::alloc::vec::Vec<u8>,
     /// Real user and group id of the caller, in the host's user namespace.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_d_path;
 use lattice_common::{
-    abi::{DigestWords, RECORD_CWD_BYTES, RECORD_PATH_BYTES, RUNTIME_SET, counter, policy_flag, record_flag},
+    abi::{DigestWords, RECORD_PATH_BYTES, RUNTIME_SET, counter, policy_flag, record_flag},
     verdict::{Decision, Effect, Facts, Identity, Membership, Role},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     lookup::{rule_of_digest, size_is_listed},
     maps::{DENYLIST, NODE, STARTED},
     report::{FileFacts, Report, report},
-    trusted::{File, Layer, OwnRoot, working_directory},
+    trusted::{File, Layer, OwnRoot},
 };
 
 /// What the hook knows besides the file.
@@ -222,14 +222,6 @@ fn act(caller: &Caller, decision: Decision, file: File, question: Question, evid
         },
         // SAFETY: the file is trusted; the record has RECORD_PATH_BYTES for the path.
         |path| unsafe { bpf_d_path(file.path().cast_mut().cast(), path.cast(), RECORD_PATH_BYTES as u32) },
-        // SAFETY: the path is the current task's; the record has RECORD_CWD_BYTES for it.
-        |cwd| unsafe {
-            bpf_d_path(
-                working_directory(current()).cast_mut().cast(),
-                cwd.cast(),
-                RECORD_CWD_BYTES as u32,
-            )
-        },
     );
     if decision.runs() {
         Outcome::Runs

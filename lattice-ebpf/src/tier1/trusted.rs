@@ -1,13 +1,13 @@
 //! Objects that the verifier tracks: the arguments of LSM hooks, and what is reached from them by typed fields. The helpers that read
 //! files and resolve paths take nothing else.
 
-use aya_ebpf::{Global, bindings::task_struct};
+use aya_ebpf::Global;
 
 use crate::kernel::{
-    DENTRY_D_INODE, FILE_F_FLAGS, FILE_F_INODE, FILE_F_PATH, FS_STRUCT_PWD, INODE_I_INO, INODE_I_NLINK, INODE_I_SB,
-    INODE_I_SIZE, INODE_I_WRITECOUNT, INODE_SIZE, LINUX_BINPRM_ARGC, LINUX_BINPRM_BUF, LINUX_BINPRM_FILE,
-    LINUX_BINPRM_FILENAME, LINUX_BINPRM_IS_CHECK, LINUX_BINPRM_IS_CHECK_MASK, OVERLAYFS, Pointer,
-    SHMEM_SEALS_BEFORE_INODE, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_FLAGS, SUPER_BLOCK_S_MAGIC, TASK_STRUCT_FS, probe,
+    DENTRY_D_INODE, FILE_F_FLAGS, FILE_F_INODE, FILE_F_PATH, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE,
+    INODE_I_WRITECOUNT, INODE_SIZE, LINUX_BINPRM_ARGC, LINUX_BINPRM_BUF, LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME, LINUX_BINPRM_IS_CHECK,
+    LINUX_BINPRM_IS_CHECK_MASK, OVERLAYFS, Pointer, SHMEM_SEALS_BEFORE_INODE, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_FLAGS,
+    SUPER_BLOCK_S_MAGIC, probe,
 };
 
 /// `__FMODE_EXEC` in `file.f_flags`: only the kernel's own exec code sets it.
@@ -67,13 +67,6 @@ impl Binprm {
         let mask = LINUX_BINPRM_IS_CHECK_MASK.load() as u8;
         mask != 0 && probe::<u8>(self.0, LINUX_BINPRM_IS_CHECK.load()) & mask != 0
     }
-}
-
-/// `&task->fs->pwd`, for `bpf_d_path`. The task is the current one, which has a file system context while it execs.
-#[inline(always)]
-pub(crate) fn working_directory(task: *mut task_struct) -> Pointer {
-    // SAFETY: the task is trusted and never null; the verifier matches the type at the offset.
-    unsafe { field::<Pointer>(task.cast_const().cast(), &TASK_STRUCT_FS).byte_add(FS_STRUCT_PWD.load() as usize) }
 }
 
 /// `struct file`.

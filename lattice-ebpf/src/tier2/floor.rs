@@ -272,7 +272,6 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, arguments
             },
         },
         |_| -1,
-        |_| -1,
     );
     !decision.runs()
 }

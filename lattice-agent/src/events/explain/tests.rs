@@ -25,7 +25,6 @@ fn node() -> Node {
 struct Texts<'a> {
     path: &'a [u8],
     name: &'a [u8],
-    cwd: &'a [u8],
     comm: &'a [u8],
     argv: &'a [Vec<u8>],
     ancestor: &'a [u8],
@@ -45,8 +44,6 @@ fn record(texts: &Texts<'_>) -> Box<JudgedFile> {
     put(offset_of!(ExecRecord, path_length), &length(texts.path));
     put(offset_of!(ExecRecord, name), texts.name);
     put(offset_of!(ExecRecord, name_length), &length(texts.name));
-    put(offset_of!(ExecRecord, cwd), texts.cwd);
-    put(offset_of!(ExecRecord, cwd_length), &length(texts.cwd));
     put(offset_of!(ExecRecord, comm), texts.comm);
     let argv: Vec<u8> = texts
         .argv
@@ -81,7 +78,6 @@ fn an_entry_is_named_only_by_its_own_generation() {
     let mut record = record(&Texts {
         path: b"/bin/sh",
         name: b"sh",
-        cwd: b"/",
         comm: b"app",
         argv: &[],
         ancestor: b"app",
@@ -114,8 +110,7 @@ fn why_no_entry_matched() {
         let mut record = record(&Texts {
             path: b"/a",
             name: b"/a",
-            cwd: b"/",
-            comm: b"a",
+                comm: b"a",
             argv: &[],
             ancestor: b"a",
         });
@@ -144,10 +139,10 @@ proptest! {
     /// Record, event, spool, JSON: the bytes are the same at the end, and nothing on the way is what a terminal would obey.
     #[test]
     fn bytes_arrive_as_they_were_and_no_terminal_obeys_them(
-        path in text(200), name in text(200), cwd in text(200), comm in text(15), argv in prop::collection::vec(text(40), 0..8),
+        path in text(200), name in text(200), comm in text(15), argv in prop::collection::vec(text(40), 0..8),
         ancestor in text(40),
     ) {
-        let record = record(&Texts { path: &path, name: &name, cwd: &cwd, comm: &comm, argv: &argv, ancestor: &ancestor });
+        let record = record(&Texts { path: &path, name: &name, comm: &comm, argv: &argv, ancestor: &ancestor });
         let event = explain(&record, &node(), None, None, 0);
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path(), 1 << 20).unwrap();
@@ -156,7 +151,7 @@ proptest! {
         let sent = Spool::open(folder.path(), 1 << 20).unwrap().next_batch(2, usize::MAX).unwrap();
         prop_assert_eq!(&sent, &[event]);
         let told = violation(&sent[0]);
-        prop_assert_eq!((&told.path, &told.path_as_passed, &told.cwd, &told.comm, &told.argv), (&path, &name, &cwd, &comm, &argv));
+        prop_assert_eq!((&told.path, &told.path_as_passed, &told.comm, &told.argv), (&path, &name, &comm, &argv));
         prop_assert_eq!(&told.ancestors[0].name, &ancestor);
         let (line, json) = (to_line(&sent[0]), to_json_line(&sent[0]));
         for shown in [&line, &json] {
@@ -165,7 +160,7 @@ proptest! {
         // The escape reads back to the bytes.
         let document: serde_json::Value = serde_json::from_str(&json).unwrap();
         let field = |name: &str| FilePath::from_escaped(document["violation"][name].as_str().unwrap()).unwrap().as_bytes().to_vec();
-        prop_assert_eq!([field("path"), field("pathAsPassed"), field("cwd"), field("comm")], [path, name, cwd, comm]);
+        prop_assert_eq!([field("path"), field("pathAsPassed"), field("comm")], [path, name, comm]);
         for (shown, was) in document["violation"]["argv"].as_array().unwrap().iter().zip(&argv) {
             prop_assert_eq!(FilePath::from_escaped(shown.as_str().unwrap()).unwrap().as_bytes(), was.as_slice());
         }

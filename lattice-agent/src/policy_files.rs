@@ -1,14 +1,16 @@
-//! Policies from files: `--policies DIR`, read at start and again whenever a file changes.
+//! Policies from files: `--policies DIR`, read at start and again whenever a file changes. They are ExecPolicy documents, or written
+//! for Tetragon.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use lattice_policy::{ExecPolicy, read_documents};
+use lattice_policy::{ExecPolicy, document::MAX_FILE_BYTES, policy_file::conflict, read_policies};
 
 /// File name extensions that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -23,8 +25,17 @@ pub struct PolicyFiles {
 #[derive(Debug)]
 struct PolicyFile {
     stamp: Stamp,
-    policies: Vec<Arc<ExecPolicy>>,
+    policies: Vec<FilePolicy>,
     is_broken: bool,
+    /// Whether what the file holds now is kept out by another file, whose change can let it in.
+    is_kept_out: bool,
+}
+
+#[derive(Debug, Clone)]
+struct FilePolicy {
+    policy: Arc<ExecPolicy>,
+    /// Whether it was written for Tetragon.
+    is_tracing: bool,
 }
 
 /// Another one means another content. The time of the inode's change is in it, which nobody can set: a file of the same size and
@@ -59,6 +70,8 @@ pub struct Changes {
     pub is_changed: bool,
     /// What was wrong, a line each with file, line and field.
     pub problems: Vec<String>,
+    /// What somebody should know although nothing is wrong, likewise.
+    pub notes: Vec<String>,
 }
 
 impl PolicyFiles {
@@ -90,13 +103,25 @@ impl PolicyFiles {
         let before = self.files.len();
         self.files.retain(|path, _| present.contains(path));
         changes.is_changed |= self.files.len() != before;
+        let kept_out: Vec<PathBuf> = self
+            .files
+            .iter()
+            .filter(|(_, file)| file.is_kept_out)
+            .map(|(path, _)| path.clone())
+            .collect();
+        // In the order of names: of two files that cannot hold beside each other the first one does.
         for path in present {
-            self.refresh_file(&path, &mut changes);
+            self.refresh_file(&path, false, &mut changes);
+        }
+        if changes.is_changed {
+            for path in kept_out {
+                self.refresh_file(&path, true, &mut changes);
+            }
         }
         Ok(changes)
     }
 
-    fn refresh_file(&mut self, path: &Path, changes: &mut Changes) {
+    fn refresh_file(&mut self, path: &Path, again: bool, changes: &mut Changes) {
         let stamp = match Stamp::of(path) {
             Ok(stamp) => stamp,
             Err(error) => {
@@ -107,7 +132,11 @@ impl PolicyFiles {
                 return;
             }
         };
-        if self.files.get(path).is_some_and(|file| file.stamp == stamp) {
+        if self
+            .files
+            .get(path)
+            .is_some_and(|file| file.stamp == stamp && !(again && file.is_kept_out))
+        {
             return;
         }
         let last_good = self
@@ -116,11 +145,30 @@ impl PolicyFiles {
             .map(|file| file.policies.clone())
             .unwrap_or_default();
         let before = changes.problems.len();
-        let policies = match fs::read(path) {
-            Ok(bytes) => match read_documents(&path.display().to_string(), &bytes) {
-                Ok(policies) => {
-                    changes.is_changed = true;
-                    policies.into_iter().map(Arc::new).collect()
+        let mut is_kept_out = false;
+        let policies = match read_capped(path) {
+            Ok(bytes) => match read_policies(&path.display().to_string(), &bytes) {
+                Ok(read) => {
+                    let policies: Vec<FilePolicy> = read
+                        .documents
+                        .into_iter()
+                        .map(|document| FilePolicy {
+                            policy: Arc::new(document.policy),
+                            is_tracing: document.tracing.is_some(),
+                        })
+                        .collect();
+                    match self.conflict(path, &policies) {
+                        None => {
+                            changes.is_changed = true;
+                            changes.notes.extend(read.notes.iter().map(ToString::to_string));
+                            policies
+                        }
+                        Some(conflict) => {
+                            is_kept_out = true;
+                            changes.problems.push(conflict);
+                            last_good
+                        }
+                    }
                 }
                 Err(diagnostics) => {
                     changes.problems.extend(diagnostics.iter().map(ToString::to_string));
@@ -140,15 +188,44 @@ impl PolicyFiles {
             stamp,
             policies,
             is_broken,
+            is_kept_out,
         };
         self.files.insert(path.to_path_buf(), file);
+    }
+
+    /// Why the policies of a file cannot hold beside those of the other files.
+    fn conflict(&self, path: &Path, policies: &[FilePolicy]) -> Option<String> {
+        let others = self.files.iter().filter(|(other, _)| other.as_path() != path);
+        for (other, file) in others {
+            for found in &file.policies {
+                // Two ExecPolicies may be for the same containers, and of one name the last one holds.
+                let conflicting = policies
+                    .iter()
+                    .filter(|listed| listed.is_tracing || found.is_tracing)
+                    .find_map(|listed| Some((listed, conflict(&listed.policy, &found.policy, true)?)));
+                if let Some((listed, conflict)) = conflicting {
+                    let (policy, named) = (&listed.policy, &found.policy);
+                    return Some(format!(
+                        "{}: policy {}/{} and policy {}/{} of {}: {conflict}. Make one policy of the two, or give them different targets; \
+                         the last good state of the file stays in force",
+                        path.display(),
+                        policy.namespace,
+                        policy.name,
+                        named.namespace,
+                        named.name,
+                        other.display()
+                    ));
+                }
+            }
+        }
+        None
     }
 
     /// All policies in force.
     pub fn policies(&self) -> Vec<Arc<ExecPolicy>> {
         self.files
             .values()
-            .flat_map(|file| file.policies.iter().cloned())
+            .flat_map(|file| file.policies.iter().map(|listed| Arc::clone(&listed.policy)))
             .collect()
     }
 
@@ -161,6 +238,15 @@ impl PolicyFiles {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// One byte more than is allowed is enough to know that it is too much.
+fn read_capped(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_FILE_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -179,7 +265,7 @@ mod tests {
             files.refresh().unwrap(),
             Changes {
                 is_changed: true,
-                problems: vec![]
+                ..Changes::default()
             }
         );
         assert_eq!(files.policies().len(), 1);
@@ -196,5 +282,71 @@ mod tests {
         fs::remove_file(&file).unwrap();
         assert!(files.refresh().unwrap().is_changed);
         assert!(files.policies().is_empty());
+    }
+
+    const TRACING: &str = "apiVersion: cilium.io/v1alpha1\nkind: TracingPolicyNamespaced\nmetadata: {name: t, namespace: payments}\nspec:\n  podSelector: {matchLabels: {lattice.dev/workload: shop}}\n  lsmhooks:\n  - hook: bprm_check_security\n    args: [{index: 0, type: linux_binprm}]\n    selectors:\n    - matchArgs: [{index: 0, operator: NotEqual, values: [/app/server]}]\n      matchActions: [{action: Sigkill}]\n";
+
+    #[test]
+    fn policies_for_tetragon_lie_beside_others() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(
+            folder.path().join("a.yaml"),
+            GOOD.replace("namespace: payments", "namespace: shop"),
+        )
+        .unwrap();
+        fs::write(folder.path().join("t.yaml"), TRACING).unwrap();
+        let mut files = PolicyFiles::new(folder.path().into());
+        let changes = files.refresh().unwrap();
+        assert_eq!(changes.problems, [""; 0]);
+        assert!(
+            changes.notes[0].contains("t.yaml:5:3: spec: Tetragon does not judge loaders"),
+            "{changes:?}"
+        );
+        let policies = files.policies();
+        assert_eq!(policies.len(), 2);
+        let tracing = policies.iter().find(|policy| policy.name == "t").unwrap();
+        assert_eq!(
+            (tracing.mode, tracing.target.workload.as_deref()),
+            (lattice_policy::Mode::Enforce, Some("shop"))
+        );
+        assert!(crate::enforcement::compile::compile(tracing).is_ok());
+
+        fs::write(folder.path().join("t.yaml"), TRACING.replace("NotEqual", "Postfix")).unwrap();
+        let changes = files.refresh().unwrap();
+        assert!(
+            changes.problems[0].contains("t.yaml:9:") && changes.problems[0].contains("whole paths"),
+            "{changes:?}"
+        );
+        assert_eq!(files.policies(), policies);
+    }
+
+    #[test]
+    fn a_policy_that_would_silently_not_hold_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        // An ExecPolicy for every container of the namespace, and one for Tetragon, more specific.
+        fs::write(folder.path().join("a.yaml"), GOOD).unwrap();
+        fs::write(folder.path().join("t.yaml"), TRACING).unwrap();
+        let mut files = PolicyFiles::new(folder.path().into());
+        let changes = files.refresh().unwrap();
+        assert!(
+            changes.problems[0].contains("both are for the same containers"),
+            "{changes:?}"
+        );
+        assert_eq!(
+            files
+                .policies()
+                .iter()
+                .map(|policy| policy.name.as_str())
+                .collect::<Vec<_>>(),
+            ["a"]
+        );
+    }
+
+    #[test]
+    fn the_reader_knows_what_the_kernel_side_takes() {
+        assert_eq!(
+            lattice_policy::tracing_policy::MAX_PATH_ENTRY_BYTES,
+            lattice_common::abi::PATH_KEY_BYTES - 1
+        );
     }
 }

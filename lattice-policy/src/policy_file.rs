@@ -31,22 +31,27 @@ pub struct PolicyFile {
 }
 
 impl PolicyDocument {
-    /// Why `other` cannot hold beside this policy: of the policies that match a container Lattice takes the most specific, and
-    /// Tetragon applies all of its own, so that one of the two would silently not hold.
+    /// Why `other` cannot hold beside this policy.
     pub fn conflict(&self, other: &Self) -> Option<&'static str> {
-        let (policy, named) = (&self.policy, &other.policy);
-        if policy.namespace != named.namespace {
-            return None;
-        }
-        if policy.name == named.name {
-            return Some("the policies have the same namespace and name");
-        }
         let is_tracing = self.tracing.is_some() || other.tracing.is_some();
-        (is_tracing && may_overlap(&policy.target, &named.target)).then_some(
-            "both are for the same containers: Tetragon applies all of its policies, Lattice the most specific one, so the other would \
-             not hold",
-        )
+        conflict(&self.policy, &other.policy, is_tracing)
     }
+}
+
+/// Why two policies cannot hold beside each other, one of which was written for Tetragon where `is_tracing`: of the policies that
+/// match a container Lattice takes the most specific, and Tetragon applies all of its own, so that one of the two would silently not
+/// hold.
+pub fn conflict(policy: &ExecPolicy, other: &ExecPolicy, is_tracing: bool) -> Option<&'static str> {
+    if policy.namespace != other.namespace {
+        return None;
+    }
+    if policy.name == other.name {
+        return Some("the policies have the same namespace and name");
+    }
+    (is_tracing && may_overlap(&policy.target, &other.target)).then_some(
+        "both are for the same containers: Tetragon applies all of its policies, Lattice the most specific one, so the other would not \
+         hold",
+    )
 }
 
 /// Finds the policies of a file that cannot hold beside each other.

@@ -195,6 +195,30 @@ pub(crate) enum PolicyVerb {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Writes policies in another form, on standard output; asks nobody
+    #[command(
+        after_help = "Examples:\n  latticectl policy convert --to exec-policy tetragon.yaml > policy.yaml\n  latticectl policy list -o json | jq -c '.items[]' | latticectl policy convert --to tracing-policy -\n\nWhat the other form does not say is on standard error, a line each. A policy for Tetragon carries the whole ExecPolicy in an\nannotation, so that nothing is lost on the way back. Exits with 1, and writes nothing, if anything cannot be represented."
+    )]
+    Convert {
+        /// The form
+        #[arg(long, value_enum, value_name = "FORM")]
+        to: PolicyForm,
+        /// Leave the annotation out: what is lost then is named
+        #[arg(long)]
+        plain: bool,
+        /// YAML or JSON files; - is standard input
+        #[arg(default_value = "-", value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// What a policy can be written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyForm {
+    /// Lattice's own
+    ExecPolicy,
+    /// Tetragon's: TracingPolicyNamespaced
+    TracingPolicy,
 }
 
 #[derive(Debug, Subcommand)]

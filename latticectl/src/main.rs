@@ -59,6 +59,9 @@ fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
         Verb::Policy {
             verb: arguments::PolicyVerb::Check { files },
         } => return verb::policy_check::run(files, output),
+        Verb::Policy {
+            verb: arguments::PolicyVerb::Convert { to, plain, files },
+        } => return verb::policy_convert::run(*to, *plain, files, output),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -3,8 +3,10 @@
 pub(crate) mod completion;
 mod doctor;
 mod events;
+mod input;
 mod mode;
 pub(crate) mod policy_check;
+pub(crate) mod policy_convert;
 mod policy_list;
 mod service_list;
 mod status;
@@ -54,6 +56,9 @@ async fn ask(verb: &Verb, connection: &mut Connection, output: &mut Output) -> R
         Verb::Policy {
             verb: PolicyVerb::Check { files },
         } => policy_check::run(files, output),
+        Verb::Policy {
+            verb: PolicyVerb::Convert { to, plain, files },
+        } => policy_convert::run(*to, *plain, files, output),
         Verb::Service {
             verb: ServiceVerb::List { namespace },
         } => service_list::run(connection, output, namespace.as_deref()).await,

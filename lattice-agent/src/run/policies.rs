@@ -29,6 +29,9 @@ pub(super) fn refresh(files: &mut PolicyFiles, sources: &PolicySources) -> Resul
     for problem in &changes.problems {
         tracing::error!("{problem}");
     }
+    for note in &changes.notes {
+        tracing::warn!("{note}");
+    }
     sources.note_broken_files(files.broken());
     if changes.is_changed {
         let policies = files.policies();

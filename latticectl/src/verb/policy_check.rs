@@ -2,21 +2,21 @@
 
 mod meaning;
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use lattice_api::read_objects;
-use lattice_policy::{Diagnostic, document::MAX_FILE_BYTES, escape::for_terminal};
+use lattice_api::{Object, read_objects};
+use lattice_policy::escape::for_terminal;
 use serde::Serialize;
 
+use super::input::{self, DiagnosticItem};
 use crate::{failure::Failure, output::Output};
 
 #[derive(Serialize)]
 struct PolicyCheck {
     items: Vec<CheckedItem>,
+    /// Where Lattice is stricter than Tetragon, or logs otherwise.
+    notes: Vec<DiagnosticItem>,
+    /// What is wrong, or cannot be represented.
     diagnostics: Vec<DiagnosticItem>,
 }
 
@@ -29,46 +29,47 @@ struct CheckedItem {
     meaning: String,
 }
 
-#[derive(Serialize)]
-struct DiagnosticItem {
-    file: String,
-    line: u64,
-    column: u64,
-    field: String,
-    value: Option<String>,
-    message: String,
-    advice: String,
-}
-
 pub(crate) fn run(files: &[PathBuf], output: &mut Output) -> Result<(), Failure> {
     let mut items = Vec::new();
+    let mut notes = Vec::new();
     let mut diagnostics = Vec::new();
     for path in files {
-        let file = match path.to_str() {
-            Some("-") => "<stdin>".to_owned(),
-            _ => path.display().to_string(),
-        };
-        match read_objects(&file, &read(path)?) {
-            Ok(objects) => items.extend(objects.iter().map(|object| CheckedItem {
-                file: file.clone(),
-                kind: object.kind(),
-                namespace: object.namespace().to_owned(),
-                name: object.name().to_owned(),
-                meaning: meaning::of(object),
-            })),
+        let (file, bytes) = input::read(path)?;
+        match read_objects(&file, &bytes) {
+            Ok(objects) => {
+                for object in objects {
+                    items.push(CheckedItem {
+                        file: file.clone(),
+                        kind: object.kind(),
+                        namespace: object.namespace().to_owned(),
+                        name: object.name().to_owned(),
+                        meaning: meaning::of(&object),
+                    });
+                    if let Object::TracingPolicy(read) = object {
+                        notes.extend(read.notes);
+                    }
+                }
+            }
             Err(found) => diagnostics.extend(found),
         }
     }
     let count = diagnostics.len();
     if output.is_json() {
-        let diagnostics = diagnostics.into_iter().map(diagnostic_item).collect();
-        output.json("PolicyCheck", PolicyCheck { items, diagnostics })?;
+        let check = PolicyCheck {
+            items,
+            notes: notes.into_iter().map(DiagnosticItem::from).collect(),
+            diagnostics: diagnostics.into_iter().map(DiagnosticItem::from).collect(),
+        };
+        output.json("PolicyCheck", check)?;
     } else {
         for item in &items {
             output.line(&for_terminal(&format!("{}: {}", item.file, item.meaning)))?;
         }
         if items.is_empty() && count == 0 {
             eprintln!("The files hold no object.");
+        }
+        for note in &notes {
+            eprintln!("note: {note}");
         }
         for diagnostic in &diagnostics {
             eprintln!("{diagnostic}");
@@ -77,33 +78,5 @@ pub(crate) fn run(files: &[PathBuf], output: &mut Output) -> Result<(), Failure>
     match count {
         0 => Ok(()),
         count => Err(Failure::Findings { count }),
-    }
-}
-
-/// One byte more than is allowed is enough to know that it is too much.
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |error: io::Error| Failure::File {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let mut bytes = Vec::new();
-    let most = MAX_FILE_BYTES as u64 + 1;
-    match path.to_str() {
-        Some("-") => io::stdin().lock().take(most).read_to_end(&mut bytes),
-        _ => File::open(path).map_err(failed)?.take(most).read_to_end(&mut bytes),
-    }
-    .map_err(failed)?;
-    Ok(bytes)
-}
-
-fn diagnostic_item(diagnostic: Diagnostic) -> DiagnosticItem {
-    DiagnosticItem {
-        file: diagnostic.file,
-        line: diagnostic.line,
-        column: diagnostic.column,
-        field: diagnostic.field,
-        value: diagnostic.value,
-        message: diagnostic.message,
-        advice: diagnostic.advice,
     }
 }

@@ -145,3 +145,116 @@ fn a_file_that_cannot_be_read_is_not_a_finding() {
         "{shown:?}"
     );
 }
+
+const TRACING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lattice-policy/tests/tracing_policy");
+
+/// Runs with one of lattice-policy's documents; each says itself what it is for.
+fn run_on(arguments: &[&str], document: &str) -> Shown {
+    let file = format!("{TRACING}/{document}");
+    let shown = run(&[arguments, &[&file]].concat());
+    Shown {
+        stdout: portable(&shown.stdout),
+        stderr: portable(&shown.stderr),
+        ..shown
+    }
+}
+
+#[test]
+fn policy_check_explains_what_was_written_for_tetragon() {
+    let shown = run_on(&["policy", "check"], "read/short_form.yaml");
+    assert_eq!(shown.code, 0);
+    check_golden("policy_check_tracing.txt", &shown.stdout);
+    check_golden("policy_check_tracing_notes.txt", &shown.stderr);
+    let shown = run_on(&["policy", "check", "-o", "json"], "read/origins.yaml");
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""));
+    check_golden("policy_check_tracing.json", &shown.stdout);
+    let shown = run_on(&["policy", "check"], "refused/not_representable.yaml");
+    assert_eq!((shown.code, shown.stdout.as_str()), (1, ""));
+    assert!(
+        shown
+            .stderr
+            .contains("refused/not_representable.yaml:11:17: spec.hostSelector: Lattice cannot represent this"),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn policy_convert_writes_both_ways() {
+    let shown = run_on(&["policy", "convert", "--to", "tracing-policy"], "derived.yaml");
+    assert_eq!(shown.code, 0);
+    check_golden("policy_convert_tracing.yaml", &shown.stdout);
+    check_golden("policy_convert_tracing.txt", &shown.stderr);
+
+    let there = convert_stdin("exec-policy", &shown.stdout);
+    assert_eq!((there.code, there.stderr.as_str()), (0, ""));
+    let derived = std::fs::read_to_string(format!("{TRACING}/derived.yaml")).unwrap();
+    assert_eq!(
+        lattice_policy::read_documents("back.yaml", there.stdout.as_bytes()),
+        lattice_policy::read_documents("derived.yaml", derived.as_bytes())
+    );
+
+    let shown = run_on(
+        &["policy", "convert", "--to", "tracing-policy", "--plain", "-o", "json"],
+        "derived.yaml",
+    );
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""));
+    check_golden("policy_convert_plain.json", &shown.stdout);
+
+    let shown = run_on(&["policy", "convert", "--to", "exec-policy"], "read/denylist_wins.yaml");
+    assert_eq!(shown.code, 0);
+    check_golden("policy_convert_exec.yaml", &shown.stdout);
+    // The short form becomes what Tetragon takes.
+    let shown = run_on(&["policy", "convert", "--to", "tracing-policy"], "read/short_form.yaml");
+    assert!(
+        shown.code == 0 && shown.stdout.contains("lsmhooks:") && !shown.stdout.contains("tracing:"),
+        "{shown:?}"
+    );
+}
+
+fn convert_stdin(to: &str, text: &str) -> Shown {
+    let mut child = latticectl()
+        .args(["policy", "convert", "--to", to])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    shown(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn policy_convert_writes_all_or_nothing() {
+    let good =
+        "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {name: a, namespace: b}\nspec: {entries: []}\n";
+    let bad = good
+        .replace("name: a", "name: c")
+        .replace("entries", "target: {workload: \"x y\"}, entries");
+    let shown = convert_stdin("tracing-policy", &format!("{good}---\n{bad}"));
+    assert_eq!((shown.code, shown.stdout.as_str()), (1, ""));
+    assert!(
+        shown
+            .stderr
+            .starts_with("b/c: spec.target.workload: \"x y\": the name is no label"),
+        "{shown:?}"
+    );
+    let shown = convert_stdin(
+        "tracing-policy",
+        &format!("{good}---\n{}", good.replace("name: a", "name: c")),
+    );
+    assert_eq!(
+        (shown.code, shown.stdout.matches("\n---\n").count()),
+        (0, 1),
+        "{shown:?}"
+    );
+    let shown = convert_stdin("exec-policy", "");
+    assert_eq!(
+        (shown.code, shown.stdout.as_str(), shown.stderr.as_str()),
+        (0, "", "The files hold no policy.\n")
+    );
+    check_usage(&["policy", "convert"], "--to");
+    check_usage(
+        &["policy", "convert", "--to", "apparmor"],
+        "exec-policy, tracing-policy",
+    );
+}

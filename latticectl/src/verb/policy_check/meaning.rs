@@ -4,19 +4,20 @@ use lattice_api::{
     Object,
     object::{Container, Handler, LatticeService, Probe, Secret, TrustPolicy},
 };
-use lattice_policy::{ExecPolicy, Mode, Origin, Role, Target};
+use lattice_policy::{ExecPolicy, Mode, Origin, Role, Target, TracingPolicy};
 
 /// What an object means.
 pub(crate) fn of(object: &Object) -> String {
     match object {
-        Object::ExecPolicy(policy) => exec_policy(policy),
+        Object::ExecPolicy(policy) => exec_policy("ExecPolicy", policy),
+        Object::TracingPolicy(TracingPolicy { kind, policy, .. }) => exec_policy(kind.name(), policy),
         Object::TrustPolicy(policy) => trust_policy(policy),
         Object::LatticeService(service) => lattice_service(service),
         Object::Secret(secret) => secret_sentence(secret),
     }
 }
 
-fn exec_policy(policy: &ExecPolicy) -> String {
+fn exec_policy(kind: &str, policy: &ExecPolicy) -> String {
     let has_role = |role: Role| {
         policy
             .entries
@@ -31,7 +32,11 @@ fn exec_policy(policy: &ExecPolicy) -> String {
         _ => format!("{commands} programs may start"),
     };
     let mut details = Vec::new();
-    let paths = policy.entries.iter().filter(|entry| entry.sha256.is_none()).count();
+    let paths = policy
+        .entries
+        .iter()
+        .filter(|entry| entry.sha256.is_none() && entry.roles.contains(&Role::Target))
+        .count();
     if paths > 0 {
         details.push(format!("{paths} by path alone, whatever the file holds"));
     }
@@ -64,7 +69,7 @@ fn exec_policy(policy: &ExecPolicy) -> String {
     };
     let (namespace, name) = (&policy.namespace, &policy.name);
     format!(
-        "ExecPolicy {namespace}/{name}: in {}, {what}{details}; {rest}.",
+        "{kind} {namespace}/{name}: in {}, {what}{details}; {rest}.",
         target(namespace, &policy.target)
     )
 }

@@ -80,7 +80,13 @@ impl Log {
             newest.extend(of_lane);
         }
         // By number, which no clock changes; the boot that wrote last comes last.
-        let key = |event: &Event| (event.boot_id == self.latest.boot_id, event.boot_id.clone(), event.sequence);
+        let key = |event: &Event| {
+            (
+                event.boot_id == self.latest.boot_id,
+                event.boot_id.clone(),
+                event.sequence,
+            )
+        };
         newest.sort_by_cached_key(key);
         newest.drain(..newest.len().saturating_sub(max_events));
         Ok(newest)

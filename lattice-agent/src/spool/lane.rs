@@ -14,7 +14,9 @@ pub(super) const NOTED: usize = 2;
 /// The lane of an event; 0 is the most important.
 pub(super) fn lane_of(event: &Event) -> usize {
     match &event.kind {
-        Some(Kind::Violation(violation)) if violation.last_unix_nanos != 0 || violation.reason.ends_with("-open") => NOTED,
+        Some(Kind::Violation(violation)) if violation.last_unix_nanos != 0 || violation.reason.ends_with("-open") => {
+            NOTED
+        }
         Some(Kind::Violation(violation)) if violation.effective_action == "none" => WOULD_BE_REFUSED,
         _ => REFUSED,
     }

@@ -268,7 +268,8 @@ impl Log {
     /// Removes segments in which nothing is pending, but each lane's last.
     pub(super) fn forget_settled(&mut self) {
         for lane in 0..LANES {
-            while self.lanes[lane].segments.len() > 1 && self.lanes[lane].segments.front().is_some_and(Segment::is_settled)
+            while self.lanes[lane].segments.len() > 1
+                && self.lanes[lane].segments.front().is_some_and(Segment::is_settled)
             {
                 if let Err(error) = self.remove_segment(lane, 0) {
                     tracing::error!(error = %ErrorChain(&error), "a part of the spool that is done could not be removed");

@@ -29,8 +29,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lattice_api::v1::Event;
 pub use frame::read_segment;
+use lattice_api::v1::Event;
 pub use log::Metrics;
 use tokio::sync::Notify;
 

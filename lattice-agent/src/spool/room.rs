@@ -117,7 +117,9 @@ impl Log {
             let must_be_said = ranges.iter().count() > UNSAID_RANGES;
             let gap = gap_event(like, &boot_id, &said, cause);
             // Some KiB at most.
-            let Some(frame) = frame::encode(&gap) else { return Ok(()) };
+            let Some(frame) = frame::encode(&gap) else {
+                return Ok(());
+            };
             let fits = self.bytes() + frame.len() as u64 <= self.limit_bytes;
             if !fits && !(must_be_said && self.make_room(REFUSED, frame.len() as u64)?) {
                 return Ok(());

@@ -51,7 +51,10 @@ fn pending(log: &mut Log) -> BTreeSet<(String, u64)> {
 }
 
 fn covered(event: &Event) -> Vec<(String, u64)> {
-    let sequences: BTreeSet<u64> = spans(event).into_iter().flat_map(|(first, last)| first..=last).collect();
+    let sequences: BTreeSet<u64> = spans(event)
+        .into_iter()
+        .flat_map(|(first, last)| first..=last)
+        .collect();
     sequences
         .into_iter()
         .map(|sequence| (event.boot_id.clone(), sequence))

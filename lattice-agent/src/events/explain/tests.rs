@@ -110,7 +110,7 @@ fn why_no_entry_matched() {
         let mut record = record(&Texts {
             path: b"/a",
             name: b"/a",
-                comm: b"a",
+            comm: b"a",
             argv: &[],
             ancestor: b"a",
         });
@@ -162,7 +162,8 @@ proptest! {
         let field = |name: &str| FilePath::from_escaped(document["violation"][name].as_str().unwrap()).unwrap().as_bytes().to_vec();
         prop_assert_eq!([field("path"), field("pathAsPassed"), field("comm")], [path, name, comm]);
         for (shown, was) in document["violation"]["argv"].as_array().unwrap().iter().zip(&argv) {
-            prop_assert_eq!(FilePath::from_escaped(shown.as_str().unwrap()).unwrap().as_bytes(), was.as_slice());
+            let read = FilePath::from_escaped(shown.as_str().unwrap()).unwrap();
+            prop_assert_eq!(read.as_bytes(), was.as_slice());
         }
     }
 }

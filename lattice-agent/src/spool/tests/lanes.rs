@@ -32,7 +32,7 @@ fn in_lane(lane: usize, sequence: u64) -> Event {
 /// What of one boot is handed out: numbers of whole events by lane, and all that gaps cover.
 fn told(log: &mut Log) -> ([BTreeSet<u64>; LANES], BTreeSet<u64>) {
     log.rewind();
-    let (mut whole, mut lost): ([BTreeSet<u64>; LANES], _) = Default::default();
+    let (mut whole, mut lost): ([BTreeSet<u64>; LANES], BTreeSet<u64>) = Default::default();
     for event in log.next_batch(usize::MAX, usize::MAX).unwrap() {
         match &event.kind {
             Some(Kind::Gap(_)) => lost.extend(covered(&event).into_iter().map(|(_, sequence)| sequence)),
@@ -113,7 +113,11 @@ fn an_event_never_takes_the_room_of_a_more_important_one() {
     log.append(&[in_lane(REFUSED, 601)]).unwrap();
     assert!(unsaid(&log).is_empty(), "{:?}", unsaid(&log));
     let (whole, lost) = told(&mut log);
-    let noted: BTreeSet<u64> = whole[NOTED].union(&lost).copied().filter(|number| *number > 300).collect();
+    let noted: BTreeSet<u64> = whole[NOTED]
+        .union(&lost)
+        .copied()
+        .filter(|number| *number > 300)
+        .collect();
     assert_eq!(noted, (301..=600).collect());
 }
 
@@ -123,7 +127,8 @@ fn a_gap_of_many_pieces_is_acknowledged_as_one() {
     let mut log = Log::open(folder.path(), 4096, "").unwrap();
     // Every other event is a note, and all notes go.
     for sequence in 1..=40 {
-        log.append(&[in_lane(if sequence % 2 == 0 { REFUSED } else { NOTED }, sequence)]).unwrap();
+        log.append(&[in_lane(if sequence % 2 == 0 { REFUSED } else { NOTED }, sequence)])
+            .unwrap();
     }
     for sequence in 41..=60 {
         log.append(&[in_lane(REFUSED, sequence)]).unwrap();
@@ -256,7 +261,14 @@ impl SmallDisk {
         let nothing = None::<&str>;
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).ok()?;
         let options = format!("size={bytes}");
-        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).ok()?;
+        mount(
+            Some("tmpfs"),
+            at,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .ok()?;
         Some(Self(at.into()))
     }
 }

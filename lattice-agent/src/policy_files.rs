@@ -314,7 +314,7 @@ mod tests {
         fs::write(folder.path().join("t.yaml"), TRACING.replace("NotEqual", "Postfix")).unwrap();
         let changes = files.refresh().unwrap();
         assert!(
-            changes.problems[0].contains("t.yaml:9:") && changes.problems[0].contains("whole paths"),
+            changes.problems[0].contains("t.yaml:10:") && changes.problems[0].contains("whole paths"),
             "{changes:?}"
         );
         assert_eq!(files.policies(), policies);

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_command_name_may_hold_anything() {
-        let line = b"42 (a) b) \xff S 7 42 42 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1234 0 0\n";
+        let line = b"42 (a) b \xff) S 7 42 42 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1234 0 0\n";
         let stat = parse_stat(&[&line[..3], b"(x)\n S 99 (", &line[3..]].concat()).unwrap();
         assert_eq!((stat.parent, stat.start_boot_nanos), (7, 12_340_000_000));
         assert!(parse_stat(b"42 (a").is_none());

@@ -87,7 +87,7 @@ fn an_entry_is_named_only_by_its_own_generation() {
     record.generation = 7;
     let policy = |generation| {
         let text = format!(
-            "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {{name: p, namespace: n}}\nspec:\n  mode: enforce\n  \
+            "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {{name: p, namespace: ns}}\nspec:\n  mode: enforce\n  \
              generation: {generation}\n  entries:\n  - {{path: /bin/sh, sha256: \"{}\", from: exec-session}}\n",
             "00".repeat(32)
         );

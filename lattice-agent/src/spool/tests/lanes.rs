@@ -130,7 +130,7 @@ fn a_gap_of_many_pieces_is_acknowledged_as_one() {
         log.append(&[in_lane(if sequence % 2 == 0 { REFUSED } else { NOTED }, sequence)])
             .unwrap();
     }
-    for sequence in 41..=60 {
+    for sequence in 41..=75 {
         log.append(&[in_lane(REFUSED, sequence)]).unwrap();
     }
     log.rewind();
@@ -147,7 +147,7 @@ fn a_gap_of_many_pieces_is_acknowledged_as_one() {
     log.store_acknowledged().unwrap();
     drop(log);
     let log = Log::open(folder.path(), 4096, "").unwrap();
-    assert_eq!((log.metrics().pending_events, log.kept_through("boot-1")), (0, 60));
+    assert_eq!((log.metrics().pending_events, log.kept_through("boot-1")), (0, 75));
 }
 
 #[derive(Debug, Clone)]

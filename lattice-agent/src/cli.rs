@@ -98,6 +98,16 @@ pub(crate) struct Settings {
     /// A container by its cgroup, and where its root file system is mounted, if it has one of its own; may be repeated
     #[arg(long, value_name = "PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]")]
     pub(crate) cgroup: Vec<String>,
+    /// File of digests that are refused everywhere, in every mode: lines "file DIGEST" and "image sha256:DIGEST"; changes are taken up
+    /// live
+    #[arg(long, value_name = "FILE")]
+    pub(crate) denylist: Option<PathBuf>,
+    /// Kill what runs of an image when the denylist names it
+    #[arg(long, requires = "denylist")]
+    pub(crate) kill_denied: bool,
+    /// Namespace whose containers may use bpf(2), which is refused to every container with a policy; may be repeated
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) allow_bpf: Vec<String>,
     /// containerd's socket
     #[arg(long, value_name = "SOCKET")]
     pub(crate) containerd: Option<PathBuf>,

@@ -22,6 +22,7 @@ use lattice_agent::{
         nri,
     },
     control::{self, ControlSocket, LocalModes, RecentEvents},
+    denylist::DenylistFile,
     enforcement::{Enforcement, HostRoot},
     events::{clock, explain::Node, reader::Reader},
     host_name::host_name,
@@ -62,6 +63,8 @@ pub(crate) const FRONT_WATCHDOG: &str = "front-watchdog";
 const RECENT_EVENTS: usize = 1024;
 /// How long the container runtime is waited for before events are explained without it.
 const CONTAINERS_FIRST: Duration = Duration::from_secs(3);
+/// How often the denylist is looked at.
+const DENYLIST_INTERVAL: Duration = Duration::from_millis(500);
 /// How long containers that were known before a restart may take to be told again.
 const SETTLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -113,12 +116,19 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     };
     let state = Arc::new(Shared::new(Enforcement::adopt(active.maps)?, inodes));
     state.enforcement().set_host_root(host_root()?)?;
+    state.enforcement().guard(std::process::id(), pins.folders()?)?;
+    state.enforcement().grant_bpf(settings.allow_bpf.iter().cloned());
     let sources = Arc::new(PolicySources::new(Arc::clone(&state)));
     pass_runtime_programs(settings, &state)?;
 
     // What was in force before is in force again before anything is asked for.
     if let Err(error) = sources.set_modes(modes.all()) {
         tracing::error!(error, "not all modes are in force");
+    }
+    let mut denylist = settings.denylist.clone().map(DenylistFile::new);
+    if let Some(file) = &mut denylist {
+        // Without its list a node must not start as if there were none.
+        deny(file, &state, settings.kill_denied)?;
     }
     let mut policy_files = settings.policies.clone().map(PolicyFiles::new);
     if let Some(files) = &mut policy_files {
@@ -233,6 +243,7 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     if let Some(files) = policy_files {
         policies::follow(files, Arc::clone(&sources)).context("cannot follow the policy folder")?;
     }
+    let mut look = tokio::time::interval(DENYLIST_INTERVAL);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -254,6 +265,13 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
                 } else {
                     is_settled = false;
                     settle.as_mut().reset(tokio::time::Instant::now() + SETTLE_AFTER);
+                }
+            }
+            _ = look.tick(), if denylist.is_some() => {
+                if let Some(file) = &mut denylist
+                    && let Err(error) = deny(file, &state, settings.kill_denied)
+                {
+                    tracing::error!(error = format!("{error:#}"), "the denylist that was in force stays");
                 }
             }
         }
@@ -334,3 +352,30 @@ fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {
     tracing::info!(?programs, "the container runtime's own programs pass by their content");
     Ok(())
 }
+
+/// Takes up a changed denylist. Containers of an image that is newly on it are said, and killed where that is asked for.
+fn deny(file: &mut DenylistFile, state: &Shared, kill: bool) -> Result<()> {
+    let Some(list) = file.refresh()? else { return Ok(()) };
+    let running = state.enforcement().set_denylist(&list)?;
+    tracing::info!(
+        files = list.files.len(),
+        images = list.images.len(),
+        "the denylist is in force"
+    );
+    for container in running {
+        tracing::error!(
+            container = container.container_id,
+            namespace = container.namespace,
+            workload = container.workload,
+            image = container.image_reference,
+            killed = kill,
+            "a container of a denied image runs"
+        );
+        // The kernel's own way: all processes of the cgroup and of those below it, at once (5.14).
+        if kill && let Err(error) = fs::write(container.cgroup_path.join("cgroup.kill"), "1") {
+            tracing::error!(container = container.container_id, %error, "it could not be killed");
+        }
+    }
+    Ok(())
+}
+

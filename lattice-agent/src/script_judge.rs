@@ -17,7 +17,7 @@ use lattice_api::{
 };
 use lattice_common::{
     abi::{EntryRule, digest_bytes},
-    verdict::{Effect, Facts, Identity, Membership, Origin, verdict},
+    verdict::{Act, Effect, Facts, Identity, Membership, Origin, verdict},
 };
 use lattice_policy::{ExecPolicy, Mode, Role};
 use sha2::{Digest as _, Sha256};
@@ -78,6 +78,7 @@ impl Judge for ScriptJudge {
             Some(_) => Identity::UNLISTED,
         };
         let decision = verdict(Facts {
+            act: Act::EXEC,
             membership: Membership::MEMBER,
             identity,
             // Where the task came from is in the kernel; the floor judges the interpreter by it.

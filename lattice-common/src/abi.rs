@@ -111,6 +111,14 @@ pub struct NodeConfig {
     pub announce_cgroups: u32,
     /// `s_dev` of the host's root file system.
     pub host_root_device: u32,
+    /// The agent's process, as the host numbers it; 0 where there was none.
+    pub agent_process: u32,
+    /// `s_dev` of the BPF file system that holds the pins.
+    pub pins_device: u32,
+    /// Inode of the folder of pinned links.
+    pub links_inode: u64,
+    /// Inode of the folder of pinned maps.
+    pub maps_inode: u64,
     /// First eight bytes of the SHA-256 of the loaded object and its offsets: whose programs the pinned links hold.
     pub release: u64,
 }
@@ -180,6 +188,8 @@ pub struct Started {
 pub mod container_flag {
     /// A runtime made it: its programs start in a root of their own, and what starts before in the host's root is the runtime.
     pub const OWN_ROOT: u32 = 1;
+    /// Its image is on the denylist: it starts nothing any more.
+    pub const DENIED: u32 = 2;
 }
 
 /// A policy as the kernel needs it. The flip to a new set or mode is one write of this value.
@@ -204,6 +214,24 @@ pub mod policy_flag {
     pub const PATHS: u32 = 1;
     /// An entry has no size, so a file of any size must be hashed.
     pub const ANY_SIZE: u32 = 2;
+    /// Where the [`Act`](crate::verdict::Act) of a mapping begins, four bits wide; 0 there acts as `listed`.
+    pub const MAP_ACT_SHIFT: u32 = 8;
+
+    /// The flags with what a mapping is judged as.
+    pub const fn with_map_act(flags: u32, act: crate::verdict::Act) -> u32 {
+        flags | (act.0 & 0xf) << MAP_ACT_SHIFT
+    }
+
+    /// What a mapping is judged as. An exec's value, or one of another release, acts as the strictest.
+    #[inline(always)]
+    pub const fn map_act(flags: u32) -> crate::verdict::Act {
+        match crate::verdict::Act(flags >> MAP_ACT_SHIFT & 0xf) {
+            act @ (crate::verdict::Act::MAP_OFF | crate::verdict::Act::MAP_NOTE | crate::verdict::Act::MAP_IMAGE) => {
+                act
+            }
+            _ => crate::verdict::Act::MAP_LISTED,
+        }
+    }
 }
 
 /// What holds for a namespace. Its mode flips with one write.
@@ -212,8 +240,14 @@ pub mod policy_flag {
 pub struct Namespace {
     /// [`Mode`] that wins over the policies' own; 0 where there is none.
     pub mode: u32,
-    /// 0.
-    pub reserved: u32,
+    /// [`namespace_flag`] bits.
+    pub flags: u32,
+}
+
+/// Bits of [`Namespace::flags`].
+pub mod namespace_flag {
+    /// Its containers may use bpf(2).
+    pub const BPF: u32 = 1;
 }
 
 /// Key of `ENTRIES`.
@@ -334,8 +368,8 @@ pub struct TaskState {
     pub arguments: u32,
     /// Thread group id of the process that entered from outside and whose descendant this is; 0 for what did not.
     pub session: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 once memory that turned executable was told since the exec began.
+    pub told_anonymous: u32,
 }
 
 /// How far an exec has come.
@@ -382,6 +416,18 @@ pub mod hook {
     pub const MMAP_FILE: u32 = 4;
     /// `sched_process_exec`.
     pub const SCHED_PROCESS_EXEC: u32 = 5;
+    /// `file_mprotect`.
+    pub const FILE_MPROTECT: u32 = 6;
+    /// `bpf`.
+    pub const BPF: u32 = 7;
+    /// `task_kill`.
+    pub const TASK_KILL: u32 = 8;
+    /// `ptrace_access_check`.
+    pub const PTRACE_ACCESS_CHECK: u32 = 9;
+    /// `inode_unlink`.
+    pub const INODE_UNLINK: u32 = 10;
+    /// `inode_rename`.
+    pub const INODE_RENAME: u32 = 11;
     /// The name that events use.
     pub const fn name(hook: u32) -> &'static str {
         match hook {
@@ -390,6 +436,12 @@ pub mod hook {
             FILE_OPEN => "file_open",
             MMAP_FILE => "mmap_file",
             SCHED_PROCESS_EXEC => "sched_process_exec",
+            FILE_MPROTECT => "file_mprotect",
+            BPF => "bpf",
+            TASK_KILL => "task_kill",
+            PTRACE_ACCESS_CHECK => "ptrace_access_check",
+            INODE_UNLINK => "inode_unlink",
+            INODE_RENAME => "inode_rename",
             _ => "unknown",
         }
     }
@@ -582,7 +634,7 @@ pub const fn fail_action(value: u32) -> FailAction {
 
 // A layout that moves breaks pinned maps: these lines make the change deliberate, together with SCHEMA_VERSION.
 const _: () = {
-    assert!(size_of::<NodeConfig>() == 24);
+    assert!(size_of::<NodeConfig>() == 48);
     assert!(size_of::<CgroupEntry>() == 16);
     assert!(size_of::<Container>() == 32);
     assert!(size_of::<Started>() == 24);

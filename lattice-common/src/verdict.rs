@@ -60,6 +60,8 @@ words! {
         SCRIPT_INTERPRETER = 1 "script-interpreter",
         /// The file that PT_INTERP names.
         ELF_INTERPRETER = 2 "elf-interpreter",
+        /// A file that a running program maps executable.
+        MAPPING = 3 "mapping",
     }
 }
 
@@ -104,6 +106,34 @@ words! {
         UNLISTED = 3 "unlisted",
         /// Neither digest nor path could be had.
         UNRESOLVED = 4 "unresolved",
+        /// A file of the container's own image, as the image has it.
+        IN_IMAGE = 5 "in-image",
+        /// No file: memory that turns executable.
+        ANONYMOUS = 6 "anonymous",
+    }
+}
+
+words! {
+    /// What is judged. A mapping comes with what its policy says of code loading; any other value acts as [`Act::MAP_LISTED`].
+    Act {
+        /// A file of an exec.
+        EXEC = 0 "exec",
+        /// A mapping, under `codeLoading: off`.
+        MAP_OFF = 1 "map-off",
+        /// A mapping, under `codeLoading: note`.
+        MAP_NOTE = 2 "map-note",
+        /// A mapping, under `codeLoading: image`.
+        MAP_IMAGE = 3 "map-image",
+        /// A mapping, under `codeLoading: listed`.
+        MAP_LISTED = 4 "map-listed",
+        /// A call of bpf(2); granted where any origin is allowed.
+        BPF = 5 "bpf",
+        /// A signal to the agent.
+        SIGNAL = 6 "signal",
+        /// Tracing the agent, or reading its memory.
+        TRACE = 7 "trace",
+        /// Removing or replacing a pin of Lattice.
+        PINS = 8 "pins",
     }
 }
 
@@ -126,6 +156,16 @@ words! {
         UNKNOWN_OPEN = 6 "unknown-open",
         /// Allowed with an event: a pending container, and its namespace says `open`.
         PENDING_OPEN = 7 "pending-open",
+        /// Allowed: a mapping that nobody is to judge: code loading is off, or there is no policy.
+        MAPPED_FREELY = 8 "mapped-freely",
+        /// Allowed: a mapping of a file of the container's own image.
+        MAPPED_IMAGE = 9 "mapped-image",
+        /// Allowed: a mapping of a file that the policy's `map` names.
+        MAPPED_LISTED = 10 "mapped-listed",
+        /// Allowed: memory that turns executable, as of a compiler at run time; one event a program.
+        MAPPED_ANONYMOUS = 11 "mapped-anonymous",
+        /// Allowed: bpf(2) by a container without a policy, or of a namespace that it was granted to.
+        GRANTED = 12 "granted",
         /// Refused: no entry names it.
         UNLISTED = 16 "unlisted",
         /// Refused: listed, but not in this role (the ELF loader as a command, say).
@@ -142,6 +182,16 @@ words! {
         UNKNOWN = 22 "unknown",
         /// Refused: a container whose policy is still on its way.
         PENDING = 23 "pending",
+        /// Refused: an executable mapping of a file that is not the image's and that `map` does not name.
+        MAPPING = 24 "mapping",
+        /// Refused in every mode: a call of bpf(2).
+        BPF = 25 "bpf",
+        /// Refused in every mode: a signal to the agent.
+        SIGNAL = 26 "signal",
+        /// Refused in every mode: tracing the agent.
+        TRACE = 27 "trace",
+        /// Refused in every mode: a change of Lattice's pins.
+        PINS = 28 "pins",
     }
 }
 
@@ -162,6 +212,8 @@ words! {
 /// Everything that the verdict depends on, as the hook found it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
+    /// What is judged.
+    pub act: Act,
     /// To what the caller belongs.
     pub membership: Membership,
     /// What is known of the file.
@@ -207,6 +259,7 @@ impl Facts {
             | ((self.identity.0 & 0xff) as u64) << 8
             | ((self.allowed_origins & 0xff) as u64) << 16
             | (self.other_role as u64) << 24
+            | ((self.act.0 & 0xf) as u64) << 25
             | ((self.origin.0 & 0xff) as u64) << 32
             | (self.denylisted as u64) << 40
             | ((self.mode.0 & 0xff) as u64) << 48
@@ -217,6 +270,7 @@ impl Facts {
     #[inline(always)]
     pub const fn unpack(packed: u64) -> Self {
         Self {
+            act: Act((packed >> 25 & 0xf) as u32),
             membership: Membership((packed & 0xff) as u32),
             identity: Identity((packed >> 8 & 0xff) as u32),
             allowed_origins: (packed >> 16 & 0xff) as u32,
@@ -246,12 +300,72 @@ impl Decision {
     }
 }
 
-/// Judges one file of one exec.
+/// Judges one file of one exec, one mapping, or one reach for Lattice itself.
 ///
 /// The order is the precedence: a denylisted digest is refused for members in every mode; failures have the meaning that was
 /// chosen for them; then the entry's role and origin; what is left is unlisted.
 #[inline(always)]
 pub const fn verdict(facts: Facts) -> Decision {
+    match facts.act {
+        Act::EXEC => exec(facts),
+        Act::BPF => match facts.membership {
+            Membership::MISSING_POLICY => allow(Reason::GRANTED),
+            _ if facts.allowed_origins != 0 => allow(Reason::GRANTED),
+            _ => guarded(facts, Reason::BPF),
+        },
+        Act::SIGNAL => guarded(facts, Reason::SIGNAL),
+        Act::TRACE => guarded(facts, Reason::TRACE),
+        Act::PINS => guarded(facts, Reason::PINS),
+        _ => mapping(facts),
+    }
+}
+
+/// What no container may do, whatever the mode.
+#[inline(always)]
+const fn guarded(facts: Facts, reason: Reason) -> Decision {
+    match facts.membership {
+        Membership::OUTSIDE => allow(Reason::OUTSIDE),
+        Membership::RUNTIME_HELPER => allow(Reason::RUNTIME_HELPER),
+        _ => Decision {
+            effect: Effect::DENY,
+            reason,
+        },
+    }
+}
+
+/// A refused mapping is -EPERM and no signal: the program is an allowed one, and its loader goes on without the file or gives up.
+#[inline(always)]
+const fn mapping(facts: Facts) -> Decision {
+    match facts.membership {
+        Membership::OUTSIDE | Membership::RUNTIME_HELPER => allow(Reason::MAPPED_FREELY),
+        _ if facts.denylisted => Decision {
+            effect: Effect::KILL,
+            reason: Reason::DENYLISTED,
+        },
+        Membership::MEMBER => match (facts.act, facts.identity) {
+            (Act::MAP_OFF, _) => allow(Reason::MAPPED_FREELY),
+            (_, Identity::LISTED_DIGEST | Identity::LISTED_PATH) if facts.allowed_origins & facts.origin.0 != 0 => {
+                allow(Reason::MAPPED_LISTED)
+            }
+            (Act::MAP_NOTE | Act::MAP_IMAGE, Identity::IN_IMAGE) => allow(Reason::MAPPED_IMAGE),
+            (_, Identity::ANONYMOUS) => Decision {
+                effect: Effect::NOTE,
+                reason: Reason::MAPPED_ANONYMOUS,
+            },
+            (Act::MAP_NOTE, _) => refused(Mode::MONITOR, Reason::MAPPING),
+            (_, Identity::UNRESOLVED) => failed(facts, Reason::UNRESOLVED_OPEN, Reason::UNRESOLVED),
+            _ => match facts.mode {
+                Mode::MONITOR => refused(Mode::MONITOR, Reason::MAPPING),
+                _ => refused(Mode::DENY, Reason::MAPPING),
+            },
+        },
+        // What such a task was allowed to start without a policy may load what it likes.
+        _ => allow(Reason::MAPPED_FREELY),
+    }
+}
+
+#[inline(always)]
+const fn exec(facts: Facts) -> Decision {
     match facts.membership {
         Membership::OUTSIDE => allow(Reason::OUTSIDE),
         Membership::RUNTIME_HELPER => allow(Reason::RUNTIME_HELPER),

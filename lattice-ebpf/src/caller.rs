@@ -188,7 +188,7 @@ impl Caller {
                 } else {
                     0
                 },
-                reserved: 0,
+                told_anonymous: 0,
             };
             if self.origin == Origin::INIT
                 && let Some(started) = STARTED.get_ptr_mut(self.container)

@@ -5,7 +5,7 @@ use lattice_common::abi::{CGROUP_LEVELS, CgroupEntry, CgroupRecord, TaskState, c
 
 use crate::{
     count::count,
-    kernel::{Cgroup, Pointer},
+    kernel::{CSS_SET_DFL_CGRP, Cgroup, Pointer, TASK_STRUCT_CGROUPS, TASK_STRUCT_GROUP_LEADER, probe},
     maps::{CGROUPS, EVENTS, NODE, TASKS},
 };
 
@@ -14,9 +14,7 @@ use crate::{
 pub(crate) fn lattice_fork(context: BtfTracePointContext) -> i32 {
     let parent: *mut task_struct = context.arg(0);
     let child: *mut task_struct = context.arg(1);
-    if let Some(state) = TASKS.get(parent)
-        && state.epoch != 0
-    {
+    if let Some(state) = mark_of(parent) {
         let inherited = TaskState {
             container: state.container,
             epoch: state.epoch,
@@ -26,15 +24,60 @@ pub(crate) fn lattice_fork(context: BtfTracePointContext) -> i32 {
             judged: 0,
             arguments: 0,
             session: state.session,
-            reserved: 0,
+            told_anonymous: state.told_anonymous,
         };
         match TASKS.get_or_create(child) {
             Some(state) => *state = inherited,
             // The child is still found by its cgroup, as one that has entered.
             None => count(counter::MARK_FAILED),
         }
+        return 0;
+    }
+    // `CLONE_INTO_CGROUP`: it was born elsewhere than its parent lives, and entered nowhere.
+    let set: u64 = probe(child.cast_const().cast(), TASK_STRUCT_CGROUPS.load());
+    if set != probe::<u64>(parent.cast_const().cast(), TASK_STRUCT_CGROUPS.load()) {
+        let cgroup = Cgroup(probe::<u64>(set as Pointer, CSS_SET_DFL_CGRP.load()) as Pointer);
+        if let Some(entry) = container_above(cgroup) {
+            enter(child, entry);
+        }
     }
     0
+}
+
+/// The mark of a task, else of its thread group's leader: of a process that ran before the agent came only that one is marked.
+#[inline(always)]
+pub(crate) fn mark_of(task: *mut task_struct) -> Option<TaskState> {
+    if let Some(state) = TASKS.get(task)
+        && state.epoch != 0
+    {
+        return Some(*state);
+    }
+    // SAFETY: the task is trusted; the field is read at its own offset, so that the verifier keeps its type. Volatile keeps it one load.
+    let leader = unsafe {
+        task.cast_const()
+            .byte_add(TASK_STRUCT_GROUP_LEADER.load() as usize)
+            .cast::<*mut task_struct>()
+            .read_volatile()
+    };
+    if leader == task {
+        return None;
+    }
+    TASKS.get(leader).filter(|state| state.epoch != 0).copied()
+}
+
+/// Marks a task that enters a container's cgroup. A member stays a member of the container that it was first in.
+#[inline(always)]
+fn enter(task: *mut task_struct, entry: CgroupEntry) {
+    match TASKS.get_or_create(task) {
+        Some(state) if state.epoch == 0 || state.origin == 0 => {
+            state.container = entry.index;
+            state.epoch = entry.epoch;
+            state.origin = 0;
+            state.session = 0;
+        }
+        Some(_) => {}
+        None => count(counter::MARK_FAILED),
+    }
 }
 
 /// `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`.
@@ -45,17 +88,8 @@ pub(crate) fn lattice_attach(context: BtfTracePointContext) -> i32 {
     if !cgroup.is_v2() {
         return 0;
     }
-    let Some(entry) = container_above(cgroup) else { return 0 };
-    match TASKS.get_or_create(task) {
-        // A member stays a member of the container that it was first in.
-        Some(state) if state.epoch == 0 || state.origin == 0 => {
-            state.container = entry.index;
-            state.epoch = entry.epoch;
-            state.origin = 0;
-            state.session = 0;
-        }
-        Some(_) => {}
-        None => count(counter::MARK_FAILED),
+    if let Some(entry) = container_above(cgroup) {
+        enter(task, entry);
     }
     0
 }

@@ -5,6 +5,8 @@
 //!          ─► bprm_check_security      the script, then its interpreter: judged by content
 //!          ─► file_open (for exec)     the ELF interpreter, where its digest is known or its size is listed nowhere
 //!          ─► mmap_file (for exec)     the ELF interpreter, cold: hashed, and judged before it is mapped
+//!   mmap, mprotect ─► mmap_file, file_mprotect     code that a running program loads
+//!   bpf, kill, ptrace, unlink, rename ─► the hooks of these names     what reaches for Lattice itself
 //! ```
 //!
 //! Minimum kernel: 5.18 (`bpf_ima_file_hash`), with `bpf` in the LSM list, BTF and IMA.
@@ -18,6 +20,8 @@ mod arguments;
 mod atomic;
 mod caller;
 mod count;
+#[path = "tier1/guard.rs"]
+mod guard;
 #[path = "tier1/identity.rs"]
 mod identity;
 #[path = "tier1/judge.rs"]
@@ -25,6 +29,8 @@ mod judge;
 mod kernel;
 mod kill;
 mod lookup;
+#[path = "tier1/mapping.rs"]
+mod mapping;
 mod maps;
 mod marks;
 mod repeats;
@@ -35,19 +41,35 @@ mod trusted;
 use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
 use lattice_common::{
     abi::{hook, stage},
-    verdict::Role,
+    verdict::{Act, Role},
 };
 
 use crate::{
     caller::{Caller, current},
     judge::{Outcome, Question, judge},
     kernel::Pointer,
+    mapping::EXECUTABLE,
     maps::TASKS,
     trusted::{Binprm, File},
 };
 
 /// What a hook returns for a refusal. A literal: newer verifiers want the range.
 const EPERM: i32 = -1;
+
+/// Before `lattice_exec_begins`, which is attached before it. A thread without a mark of its own takes its leader's: of a process that
+/// ran before the agent came the agent can mark no other. Not sleepable, because the leader's is found under RCU.
+#[lsm(hook = "bprm_creds_for_exec")]
+fn lattice_exec_thread(_context: LsmContext) -> i32 {
+    if TASKS.get(current()).is_none_or(|state| state.epoch == 0)
+        && let Some(mark) = marks::mark_of(current())
+    {
+        match TASKS.get_or_create(current()) {
+            Some(state) => *state = mark,
+            None => count::count(lattice_common::abi::counter::MARK_FAILED),
+        }
+    }
+    0
+}
 
 /// An exec begins. Under AT_EXECVE_CHECK nothing else will be asked, so the target is judged here, and never with a signal.
 #[lsm(hook = "bprm_creds_for_exec", sleepable)]
@@ -71,6 +93,7 @@ fn lattice_exec_begins(context: LsmContext) -> i32 {
     }
     if let Some(state) = TASKS.get(current()) {
         state.judged = 0;
+        state.told_anonymous = 0;
         state.stage = stage::START;
         state.interpreter_inode = 0;
     }
@@ -164,20 +187,33 @@ fn lattice_exec_committed(_context: LsmContext) -> i32 {
     0
 }
 
-/// The ELF interpreter, cold: past the point of no return, so a refusal ends the task by a signal either way.
+/// A file is mapped: the ELF interpreter, cold, or code that a running program loads.
 #[lsm(hook = "mmap_file", sleepable)]
-fn lattice_interpreter_mapped(context: LsmContext) -> i32 {
+fn lattice_mapped(context: LsmContext) -> i32 {
+    let is_executable = context.arg::<u64>(2) & EXECUTABLE != 0;
     let pointer = context.arg::<Pointer>(0);
     // `file` is null for anonymous memory, although the verifier says otherwise and would drop a plain check: see
     // https://github.com/kernel-patches/bpf/pull/10459. Reading it by the helper is the check that stays.
     // SAFETY: the helper takes any address.
     if unsafe { bpf_probe_read_kernel(pointer.cast::<u64>()) }.is_err() {
+        if is_executable {
+            mapping::note_anonymous(hook::MMAP_FILE);
+        }
         return 0;
     }
     let file = File(pointer);
-    if !file.is_for_exec() {
-        return 0;
+    if file.is_for_exec() {
+        return interpreter_mapped(file);
     }
+    if is_executable && !mapping::judge_mapped(file) {
+        return EPERM;
+    }
+    0
+}
+
+/// The kernel maps what it opened for an exec. Past the point of no return: a refusal ends the task by a signal either way.
+#[inline(always)]
+fn interpreter_mapped(file: File) -> i32 {
     let Some(state) = TASKS.get(current()) else { return 0 };
     if state.stage != stage::INTERPRETER_OPENED || state.interpreter_inode != file.inode().0 as u64 {
         return 0;
@@ -198,6 +234,58 @@ fn lattice_interpreter_mapped(context: LsmContext) -> i32 {
         Outcome::Refused => EPERM,
         Outcome::Runs | Outcome::Later => 0,
     }
+}
+
+/// Memory that is mapped already becomes executable.
+#[lsm(hook = "file_mprotect")]
+fn lattice_protected(context: LsmContext) -> i32 {
+    if context.arg::<u64>(2) & EXECUTABLE != 0 && !mapping::judge_protected(context.arg::<Pointer>(0)) {
+        return EPERM;
+    }
+    0
+}
+
+/// `bpf(cmd, attr, size)`.
+#[lsm(hook = "bpf")]
+fn lattice_bpf(_context: LsmContext) -> i32 {
+    if guard::may(Act::BPF, hook::BPF) { 0 } else { EPERM }
+}
+
+/// `task_kill(task, info, signal, credentials)`: not called for signals of the kernel's own.
+#[lsm(hook = "task_kill")]
+fn lattice_signalled(context: LsmContext) -> i32 {
+    if guard::is_agent(context.arg::<Pointer>(0)) && !guard::may(Act::SIGNAL, hook::TASK_KILL) {
+        return EPERM;
+    }
+    0
+}
+
+/// `ptrace_access_check(child, mode)`: tracing, and reading what only a tracer may.
+#[lsm(hook = "ptrace_access_check")]
+fn lattice_traced(context: LsmContext) -> i32 {
+    if guard::is_agent(context.arg::<Pointer>(0)) && !guard::may(Act::TRACE, hook::PTRACE_ACCESS_CHECK) {
+        return EPERM;
+    }
+    0
+}
+
+/// `inode_unlink(folder, entry)`.
+#[lsm(hook = "inode_unlink")]
+fn lattice_unlinked(context: LsmContext) -> i32 {
+    if guard::holds_pins(context.arg::<Pointer>(0)) && !guard::may(Act::PINS, hook::INODE_UNLINK) {
+        return EPERM;
+    }
+    0
+}
+
+/// `inode_rename(old_folder, old_entry, new_folder, new_entry)`.
+#[lsm(hook = "inode_rename")]
+fn lattice_renamed(context: LsmContext) -> i32 {
+    let touches = guard::holds_pins(context.arg::<Pointer>(0)) || guard::holds_pins(context.arg::<Pointer>(2));
+    if touches && !guard::may(Act::PINS, hook::INODE_RENAME) {
+        return EPERM;
+    }
+    0
 }
 
 #[unsafe(link_section = "license")]

@@ -4,6 +4,15 @@
 //! ELF interpreter, and its hash costs nothing. It is compiled by the suite (see `canary_build`), not by cargo. Its `unsafe` is all
 //! there is between it and the kernel.
 //!
+//! First, where an argument asks for it, it tries something, and exits with 100 and the errno where that fails:
+//!
+//! * `map FILE`, `protect FILE`: maps FILE executable, at once or after it was mapped readable;
+//! * `map-memory`, `anonymous`: maps a memfd executable; makes memory without a file executable;
+//! * `signal PID`, `trace PID`, `bpf`, `unlink FILE`: kill with signal 0, PTRACE_SEIZE, bpf(BPF_MAP_CREATE), unlink.
+//!
+//! * `born CGROUP PROGRAM`: a child that clone3 puts into the cgroup leaves it for the root cgroup and becomes PROGRAM; ends as it did, a
+//!   signal as 128 and its number, and leaves no mark of its own.
+//!
 //! It appends its 32 bytes of `VARIANT` to the file that `LATTICE_MARK` names. Then:
 //!
 //! * `hold-map FILE READY`: maps FILE shared and writable, closes it, creates READY, waits to be killed;
@@ -24,8 +33,18 @@ const WRITE: usize = 1;
 const OPEN: usize = 2;
 const CLOSE: usize = 3;
 const MMAP: usize = 9;
+const MPROTECT: usize = 10;
 const PAUSE: usize = 34;
+const EXECVE: usize = 59;
 const EXIT: usize = 60;
+const WAIT4: usize = 61;
+const KILL: usize = 62;
+const FTRUNCATE: usize = 77;
+const UNLINK: usize = 87;
+const PTRACE: usize = 101;
+const MEMFD_CREATE: usize = 319;
+const BPF: usize = 321;
+const CLONE3: usize = 435;
 
 const O_WRONLY: usize = 1;
 const O_RDWR: usize = 2;
@@ -38,6 +57,12 @@ extern "C" fn canary(stack: *const usize) -> ! {
     unsafe {
         let argc = *stack;
         let arguments = stack.add(1).cast::<*const u8>();
+        if argc >= 4 && after(*arguments.add(1), b"born\0").is_some() {
+            born(*arguments.add(2), arguments.add(3), arguments.add(argc + 1));
+        }
+        if argc >= 2 {
+            attempt(*arguments.add(1), *arguments.add(2));
+        }
         let mut variable = arguments.add(argc + 1);
         while !(*variable).is_null() {
             if let Some(mark) = after(*variable, b"LATTICE_MARK=") {
@@ -63,6 +88,105 @@ extern "C" fn canary(stack: *const usize) -> ! {
         system_call(EXIT, 0, 0, 0);
     }
     loop {}
+}
+
+/// Does what the first argument asks for; the second is null where there is none.
+///
+/// # Safety
+/// Both are null or texts that end with a zero.
+unsafe fn attempt(verb: *const u8, argument: *const u8) {
+    const READ_EXECUTE: usize = 5;
+    const PRIVATE: usize = 2;
+    const ANONYMOUS: usize = 0x20;
+    // SAFETY: the caller's promise; the kernel writes to no memory of ours.
+    let result = unsafe {
+        if after(verb, b"map\0").is_some() {
+            let file = system_call(OPEN, argument as usize, 0, 0);
+            map(READ_EXECUTE, PRIVATE, file)
+        } else if after(verb, b"protect\0").is_some() {
+            let file = system_call(OPEN, argument as usize, 0, 0);
+            system_call(MPROTECT, map(1, PRIVATE, file), 4096, READ_EXECUTE)
+        } else if after(verb, b"map-memory\0").is_some() {
+            let file = system_call(MEMFD_CREATE, c"memory".as_ptr() as usize, 0, 0);
+            system_call(FTRUNCATE, file, 4096, 0);
+            map(READ_EXECUTE, PRIVATE, file)
+        } else if after(verb, b"anonymous\0").is_some() {
+            let memory = map(3, PRIVATE | ANONYMOUS, usize::MAX);
+            system_call(MPROTECT, memory, 4096, READ_EXECUTE)
+        } else if after(verb, b"signal\0").is_some() {
+            system_call(KILL, number(argument), 0, 0)
+        } else if after(verb, b"trace\0").is_some() {
+            six(PTRACE, [0x4206, number(argument), 0, 0, 0, 0])
+        } else if after(verb, b"bpf\0").is_some() {
+            // An array of one element: type, sizes of key and value, elements.
+            let attributes: [u32; 16] = [2, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            system_call(BPF, 0, attributes.as_ptr() as usize, 64)
+        } else if after(verb, b"unlink\0").is_some() {
+            system_call(UNLINK, argument as usize, 0, 0)
+        } else {
+            0
+        }
+    };
+    if result > usize::MAX - 4096 {
+        // SAFETY: ends the program.
+        unsafe { system_call(EXIT, 100 + result.wrapping_neg(), 0, 0) };
+    }
+}
+
+/// # Safety
+/// The cgroup is a text that ends with a zero; the others are lists of such that end with a null.
+unsafe fn born(cgroup: *const u8, program: *const *const u8, environment: *const *const u8) -> ! {
+    const INTO_CGROUP: u64 = 1 << 33;
+    const SIGCHLD: u64 = 17;
+    // SAFETY: the caller's promise; `arguments` is a struct clone_args, whose last field is the cgroup's descriptor.
+    unsafe {
+        let folder = system_call(OPEN, cgroup as usize, 0, 0);
+        let arguments: [u64; 11] = [INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, folder as u64];
+        let child = system_call(CLONE3, arguments.as_ptr() as usize, 88, 0);
+        if child == 0 {
+            let procs = c"/sys/fs/cgroup/cgroup.procs";
+            let file = system_call(OPEN, procs.as_ptr() as usize, O_WRONLY, 0);
+            system_call(WRITE, file, c"0".as_ptr() as usize, 1);
+            let result = system_call(EXECVE, *program as usize, program as usize, environment as usize);
+            system_call(EXIT, 100 + result.wrapping_neg(), 0, 0);
+        }
+        let mut status: u32 = 0;
+        six(WAIT4, [child, (&raw mut status) as usize, 0, 0, 0, 0]);
+        let signal = status & 0x7f;
+        let code = if signal == 0 { status >> 8 & 0xff } else { 128 + signal };
+        system_call(EXIT, code as usize, 0, 0);
+    }
+    loop {}
+}
+
+/// # Safety
+/// `text` must be digits that end with a zero.
+unsafe fn number(text: *const u8) -> usize {
+    let mut at = text;
+    let mut value = 0;
+    // SAFETY: stops at the zero.
+    while unsafe { *at } != 0 {
+        // SAFETY: before the zero.
+        value = value * 10 + (unsafe { *at } - b'0') as usize;
+        // SAFETY: up to the zero.
+        at = unsafe { at.add(1) };
+    }
+    value
+}
+
+unsafe fn map(protection: usize, flags: usize, file: usize) -> usize {
+    // SAFETY: a new mapping of one page that nobody uses.
+    unsafe { six(MMAP, [0, 4096, protection, flags, file, 0]) }
+}
+
+unsafe fn six(number: usize, arguments: [usize; 6]) -> usize {
+    let result;
+    // SAFETY: the callers' promises; the kernel changes no register but these.
+    unsafe {
+        asm!("syscall", inlateout("rax") number => result, in("rdi") arguments[0], in("rsi") arguments[1], in("rdx") arguments[2],
+            in("r10") arguments[3], in("r8") arguments[4], in("r9") arguments[5], lateout("rcx") _, lateout("r11") _);
+    }
+    result
 }
 
 /// What follows `start`, if the text begins with it.

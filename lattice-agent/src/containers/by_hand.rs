@@ -213,7 +213,7 @@ mod tests {
         check("/a=b/c=n/w/c", "/a=b/c n w c");
         check("/a=n/w/c,root=/run/c/rootfs", "/a n w c at /run/c/rootfs");
         check("/a=n/w/c,root=rootfs", "the path must be absolute");
-        check("/a=n/w/c,rot=/x", "is no name");
+        check("/a=n/w/c,rot=/x", "is not PATH=");
         check("/sys/fs/cgroup/shop", "is not PATH=NAMESPACE/WORKLOAD/CONTAINER");
         check("/a=n/w", "is not PATH=");
         check("/a=n/w/c/d", "is not PATH=");

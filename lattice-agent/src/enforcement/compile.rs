@@ -6,7 +6,7 @@ use lattice_common::{
     abi::{self, DigestWords, EntryRule, PathKey, digest_words, policy_flag},
     verdict,
 };
-use lattice_policy::{ExecPolicy, FailAction, FileKind, FilePath, Mode, Origin, Role};
+use lattice_policy::{CodeLoading, ExecPolicy, FailAction, FileKind, FilePath, Mode, Origin, Role};
 use sha2::{Digest as _, Sha256};
 
 use crate::inodes::path_digest;
@@ -136,16 +136,25 @@ fn origins(from: Origin) -> u32 {
     }
 }
 
+fn map_act(loading: CodeLoading) -> verdict::Act {
+    match loading {
+        CodeLoading::Off => verdict::Act::MAP_OFF,
+        CodeLoading::Note => verdict::Act::MAP_NOTE,
+        CodeLoading::Image => verdict::Act::MAP_IMAGE,
+        CodeLoading::Listed => verdict::Act::MAP_LISTED,
+    }
+}
+
 /// Compiles a policy.
 ///
 /// # Errors
 /// When it has too many entries, a path that does not fit, or applets.
 pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
     let name = || format!("{}/{}", policy.namespace, policy.name);
-    if policy.entries.len() > MAX_ENTRIES {
+    if policy.entries.len() + policy.map.len() > MAX_ENTRIES {
         return Err(CompileError::TooManyEntries {
             policy: name(),
-            entries: policy.entries.len(),
+            entries: policy.entries.len() + policy.map.len(),
         });
     }
     let mut set = EntrySet::default();
@@ -191,6 +200,32 @@ pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
         });
         *rule = with_roles(*rule, entry);
     }
+    for (number, rule) in (policy.entries.len() as u32..).zip(&policy.map) {
+        let empty = EntryRule {
+            origins: 0,
+            entry: number,
+        };
+        let place = match (&rule.sha256, &rule.path) {
+            (Some(digest), _) => set.digests.entry(digest_words(&digest.0)),
+            (None, Some(path)) => {
+                flags |= policy_flag::PATHS;
+                if PathKey::new(0, path.as_bytes()).is_none() {
+                    return Err(CompileError::PathTooLong {
+                        policy: name(),
+                        path: path.clone(),
+                    });
+                }
+                let rule = set.paths.entry(path.as_bytes().to_vec()).or_insert(empty);
+                *rule = rule.with(verdict::Role::MAPPING, EntryRule::ANY_ORIGIN);
+                continue;
+            }
+            // A rule that names nothing allows nothing.
+            (None, None) => continue,
+        };
+        let listed = place.or_insert(empty);
+        *listed = listed.with(verdict::Role::MAPPING, EntryRule::ANY_ORIGIN);
+    }
+    let flags = policy_flag::with_map_act(flags, map_act(policy.code_loading));
     Ok(Compiled {
         set,
         policy: abi::Policy {
@@ -268,7 +303,7 @@ mod tests {
             ..entry("/a", Some(1), &[Role::Target], Origin::Any)
         };
         assert_eq!(
-            compile(&policy(vec![without])).unwrap().policy.flags,
+            compile(&policy(vec![without])).unwrap().policy.flags & 0xff,
             policy_flag::ANY_SIZE
         );
     }
@@ -276,13 +311,37 @@ mod tests {
     #[test]
     fn a_path_entry_is_looked_up_by_path() {
         let compiled = compile(&policy(vec![entry("/opt/tool", None, &[Role::Target], Origin::Any)])).unwrap();
-        assert_eq!(compiled.policy.flags, policy_flag::PATHS);
+        assert_eq!(compiled.policy.flags & 0xff, policy_flag::PATHS);
         assert!(compiled.set.paths.contains_key(b"/opt/tool".as_slice()));
         let long = entry(&format!("/{}", "a".repeat(300)), None, &[Role::Target], Origin::Any);
         assert!(matches!(
             compile(&policy(vec![long])),
             Err(CompileError::PathTooLong { .. })
         ));
+    }
+
+    #[test]
+    fn what_may_be_mapped_may_not_start() {
+        let mut source = policy(vec![entry("/a", Some(1), &[Role::Target], Origin::Init)]);
+        source.code_loading = CodeLoading::Listed;
+        source.map = vec![
+            lattice_policy::MapRule {
+                path: None,
+                sha256: Some(FileDigest([1; 32])),
+            },
+            lattice_policy::MapRule {
+                path: Some("/usr/lib/plugin.so".into()),
+                sha256: None,
+            },
+        ];
+        let compiled = compile(&source).unwrap();
+        assert_eq!(policy_flag::map_act(compiled.policy.flags), verdict::Act::MAP_LISTED);
+        let both = compiled.set.digests[&digest_words(&[1; 32])];
+        assert_eq!(both.origins_for(verdict::Role::TARGET), verdict::Origin::INIT.0);
+        assert_eq!(both.origins_for(verdict::Role::MAPPING), EntryRule::ANY_ORIGIN);
+        let plugin = compiled.set.paths[b"/usr/lib/plugin.so".as_slice()];
+        assert_eq!(plugin.origins_for(verdict::Role::TARGET), 0);
+        assert_eq!(plugin.entry, 2);
     }
 
     #[test]

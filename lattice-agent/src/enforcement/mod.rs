@@ -22,17 +22,17 @@ use std::{
 use lattice_common::{
     abi::{
         self, CgroupEntry, Container, FIRST_POLICY_SET, NO_SET, Namespace, RUNTIME_SET, Started, TaskState,
-        cgroup_kind, container_flag,
+        cgroup_kind, container_flag, digest_words, namespace_flag,
     },
     verdict,
 };
-use lattice_policy::{ExecPolicy, FailAction, Mode};
+use lattice_policy::{ExecPolicy, FailAction, ImageDigest, Mode};
 
 use self::{
     compile::{CompileError, Compiled, EntrySet, compile, fail_action, mode},
     tables::{TableError, Tables},
 };
-use crate::{containers::ContainerInfo, error_chain::ErrorChain};
+use crate::{containers::ContainerInfo, denylist::Denylist, error_chain::ErrorChain, kernel::pins::PinFolders};
 
 /// Why a change was not made, or not wholly.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +134,8 @@ pub struct HostRoot {
 pub struct Enforcement<T> {
     tables: T,
     host_root: HostRoot,
+    may_use_bpf: BTreeSet<String>,
+    denied_images: BTreeSet<ImageDigest>,
     policies: BTreeMap<PolicyName, LoadedPolicy>,
     containers: BTreeMap<u64, LoadedContainer>,
     managed_root: Option<u64>,
@@ -190,6 +192,8 @@ impl<T: Tables> Enforcement<T> {
             used_policies: policies.keys().copied().collect(),
             tables,
             host_root: HostRoot::default(),
+            may_use_bpf: BTreeSet::new(),
+            denied_images: BTreeSet::new(),
             policies: BTreeMap::new(),
             containers: BTreeMap::new(),
             managed_root: None,
@@ -278,6 +282,68 @@ impl<T: Tables> Enforcement<T> {
         Ok(self
             .tables
             .update_node(&mut |node| node.host_root_device = root.device)?)
+    }
+
+    /// Which process the agent is, and where its pins lie: nobody in a container may reach for them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn guard(&mut self, process: u32, pins: PinFolders) -> Result<(), EnforcementError> {
+        Ok(self.tables.update_node(&mut |node| {
+            node.agent_process = process;
+            node.pins_device = pins.device;
+            node.links_inode = pins.links_inode;
+            node.maps_inode = pins.maps_inode;
+        })?)
+    }
+
+    /// Namespaces whose containers may use bpf(2). Told before policies and containers.
+    pub fn grant_bpf(&mut self, namespaces: impl IntoIterator<Item = String>) {
+        self.may_use_bpf = namespaces.into_iter().collect();
+    }
+
+    /// Replaces the denylist: it holds from the next exec on, in every mode. Returns the running containers whose image is newly on it.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was added until then is in force.
+    pub fn set_denylist(&mut self, list: &Denylist) -> Result<Vec<ContainerInfo>, EnforcementError> {
+        let wanted: BTreeSet<_> = list.files.iter().map(|file| digest_words(&file.0)).collect();
+        let present = self.tables.denied()?;
+        for digest in wanted.difference(&present) {
+            self.tables.put_denied(*digest)?;
+        }
+        // The number spares the look-up: it rises after the first element is there and falls before the last is gone.
+        let entries = wanted.len() as u32;
+        self.tables.update_node(&mut |node| node.denylist_entries = entries)?;
+        for digest in present.difference(&wanted) {
+            self.tables.remove_denied(*digest)?;
+        }
+        let before = std::mem::replace(&mut self.denied_images, list.images.clone());
+        let mut denied = Vec::new();
+        let known: Vec<(u32, ContainerInfo)> = self
+            .containers
+            .values()
+            .map(|known| (known.index, known.info.clone()))
+            .collect();
+        for (index, info) in known {
+            let container = self.tables.container(index)?;
+            let flags = self.container_flags(&info);
+            if container.flags != flags {
+                self.tables.put_container(index, Container { flags, ..container })?;
+            }
+            if flags & container_flag::DENIED != 0 && info.image_digest.is_some_and(|image| !before.contains(&image)) {
+                denied.push(info);
+            }
+        }
+        Ok(denied)
+    }
+
+    fn container_flags(&self, info: &ContainerInfo) -> u32 {
+        let own_root = if info.has_own_root { container_flag::OWN_ROOT } else { 0 };
+        match info.image_digest {
+            Some(image) if self.denied_images.contains(&image) => own_root | container_flag::DENIED,
+            _ => own_root,
+        }
     }
 
     /// Whether the kernel side announces new cgroups.
@@ -469,10 +535,19 @@ impl<T: Tables> Enforcement<T> {
                 slots,
             })?;
         let mode = self.overrides.get(namespace).map_or(0, |&held| mode(held).0);
-        self.tables.put_namespace(index, Namespace { mode, reserved: 0 })?;
+        let flags = self.namespace_flags(namespace);
+        self.tables.put_namespace(index, Namespace { mode, flags })?;
         self.used_namespaces.insert(index);
         self.namespaces.insert(namespace.to_owned(), index);
         Ok(index)
+    }
+
+    fn namespace_flags(&self, namespace: &str) -> u32 {
+        if self.may_use_bpf.contains(namespace) {
+            namespace_flag::BPF
+        } else {
+            0
+        }
     }
 
     fn set_overrides(&mut self, overrides: BTreeMap<String, Mode>) -> Result<(), EnforcementError> {
@@ -486,7 +561,7 @@ impl<T: Tables> Enforcement<T> {
                     index,
                     Namespace {
                         mode: held.map_or(0, |held| mode(held).0),
-                        reserved: 0,
+                        flags: self.namespace_flags(&namespace),
                     },
                 )?;
             }
@@ -519,7 +594,7 @@ impl<T: Tables> Enforcement<T> {
             epoch,
             policy: policy_index,
             namespace,
-            flags: if info.has_own_root { container_flag::OWN_ROOT } else { 0 },
+            flags: self.container_flags(&info),
             root_device: if info.root_device == 0 && !is_new {
                 before.root_device
             } else {

@@ -1,6 +1,6 @@
 //! What the enforcement needs of the kernel's maps, as a trait: the logic above it is tested without a kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::MapError;
 use lattice_common::abi::{
@@ -120,6 +120,21 @@ pub trait Tables {
     /// # Errors
     /// When the kernel refuses.
     fn sets(&self) -> Result<BTreeMap<u32, EntrySet>, TableError>;
+    /// Puts a digest on the denylist.
+    ///
+    /// # Errors
+    /// When the map is full or the kernel refuses.
+    fn put_denied(&mut self, digest: DigestWords) -> Result<(), TableError>;
+    /// Takes a digest off the denylist; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn remove_denied(&mut self, digest: DigestWords) -> Result<(), TableError>;
+    /// The whole denylist.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn denied(&self) -> Result<BTreeSet<DigestWords>, TableError>;
     /// Changes what holds for the node.
     ///
     /// # Errors
@@ -287,6 +302,21 @@ impl Tables for Maps {
                 .insert(key.path[..length].to_vec(), rule);
         }
         Ok(sets)
+    }
+
+    fn put_denied(&mut self, digest: DigestWords) -> Result<(), TableError> {
+        self.denylist.insert(digest, 1, 0).map_err(refused("write", "DENYLIST"))
+    }
+
+    fn remove_denied(&mut self, digest: DigestWords) -> Result<(), TableError> {
+        absent_is_fine(self.denylist.remove(&digest), "DENYLIST")
+    }
+
+    fn denied(&self) -> Result<BTreeSet<DigestWords>, TableError> {
+        self.denylist
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(refused("read", "DENYLIST"))
     }
 
     fn update_node(&mut self, change: &mut dyn FnMut(&mut NodeConfig)) -> Result<(), TableError> {

@@ -16,6 +16,7 @@ struct Memory {
     namespaces: BTreeMap<u32, Namespace>,
     sets: BTreeMap<u32, EntrySet>,
     started: BTreeMap<u32, Started>,
+    denied: BTreeSet<abi::DigestWords>,
     node: NodeConfig,
     room: usize,
 }
@@ -62,6 +63,20 @@ impl Tables for Memory {
 
     fn put_task(&mut self, _process: u32, _state: TaskState) -> Result<(), TableError> {
         Ok(())
+    }
+
+    fn put_denied(&mut self, digest: abi::DigestWords) -> Result<(), TableError> {
+        self.denied.insert(digest);
+        Ok(())
+    }
+
+    fn remove_denied(&mut self, digest: abi::DigestWords) -> Result<(), TableError> {
+        self.denied.remove(&digest);
+        Ok(())
+    }
+
+    fn denied(&self) -> Result<BTreeSet<abi::DigestWords>, TableError> {
+        Ok(self.denied.clone())
     }
 
     fn put_started(&mut self, index: u32, started: Started) -> Result<(), TableError> {
@@ -369,4 +384,41 @@ fn what_is_new_in_a_known_pod_is_pending_as_its_namespace_says() {
     assert!(enforcement.tables.cgroups.contains_key(&20));
     enforcement.container_stopped(24).unwrap();
     assert!(!enforcement.tables.cgroups.contains_key(&20));
+}
+
+#[test]
+fn a_denied_image_marks_its_containers_and_a_denied_file_is_in_the_map() {
+    let mut enforcement = running();
+    let image = ImageDigest([9; 32]);
+    let of_image = |cgroup_id| ContainerInfo {
+        image_digest: Some(image),
+        ..container("pay", "worker", cgroup_id)
+    };
+    enforcement.container_started(of_image(33)).unwrap();
+    let file = FileDigest([7; 32]);
+    let list = Denylist {
+        files: [file].into(),
+        images: [image].into(),
+    };
+    let denied = |enforcement: &Enforcement<Memory>| -> Vec<u64> {
+        let slots = enforcement.tables.containers.values();
+        slots
+            .filter(|slot| slot.flags & container_flag::DENIED != 0)
+            .map(|slot| slot.cgroup_id)
+            .collect()
+    };
+    let told = enforcement.set_denylist(&list).unwrap();
+    assert_eq!(told.iter().map(|info| info.cgroup_id).collect::<Vec<_>>(), [33]);
+    assert_eq!(denied(&enforcement), [33]);
+    // One that comes later starts nothing either.
+    enforcement.container_started(of_image(44)).unwrap();
+    assert_eq!(denied(&enforcement), [33, 44]);
+    assert_eq!(enforcement.tables.denied, [digest_words(&file.0)].into());
+    assert_eq!(enforcement.tables.node.denylist_entries, 1);
+    // Said once.
+    assert!(enforcement.set_denylist(&list).unwrap().is_empty());
+    enforcement.set_denylist(&Denylist::default()).unwrap();
+    assert!(enforcement.tables.denied.is_empty());
+    assert_eq!(enforcement.tables.node.denylist_entries, 0);
+    assert!(denied(&enforcement).is_empty());
 }

@@ -152,11 +152,15 @@ fn drift(record: &JudgedFile, policy: Option<&ExecPolicy>) -> &'static str {
         Reason::DENYLISTED => "denylisted",
         Reason::ROLE | Reason::ORIGIN => "unlisted-in-image",
         Reason::UNRESOLVED | Reason::UNRESOLVED_OPEN => "unresolved",
-        Reason::UNLISTED if unlinked && record.file_system == TMPFS && path.starts_with(b"/memfd:") => "memfd",
-        Reason::UNLISTED if unlinked => "deleted",
-        Reason::UNLISTED if record.flags & record_flag::LOWER != 0 => "unlisted-in-image",
+        Reason::UNLISTED | Reason::MAPPING
+            if unlinked && record.file_system == TMPFS && path.starts_with(b"/memfd:") =>
+        {
+            "memfd"
+        }
+        Reason::UNLISTED | Reason::MAPPING if unlinked => "deleted",
+        Reason::UNLISTED | Reason::MAPPING if record.flags & record_flag::LOWER != 0 => "unlisted-in-image",
         Reason::UNLISTED if is_listed_path(path, policy) => "modified",
-        Reason::UNLISTED => "not-in-image",
+        Reason::UNLISTED | Reason::MAPPING => "not-in-image",
         _ => "",
     }
 }

@@ -132,13 +132,21 @@ const MARKS: [(&str, Hook); 4] = [
     ("lattice_cgroup_removed", Hook::TracePoint("cgroup_rmdir")),
 ];
 
-const TIER_ONE: [(&str, Hook); 5] = [
+const TIER_ONE: [(&str, Hook); 12] = [
     // The judges before what prepares them: a program that is attached alone must not see half an exec.
     ("lattice_exec_file", Hook::Lsm("bprm_check_security")),
     ("lattice_exec_begins", Hook::Lsm("bprm_creds_for_exec")),
-    ("lattice_interpreter_mapped", Hook::Lsm("mmap_file")),
+    // Of the programs on one hook the newest runs first.
+    ("lattice_exec_thread", Hook::Lsm("bprm_creds_for_exec")),
+    ("lattice_mapped", Hook::Lsm("mmap_file")),
+    ("lattice_protected", Hook::Lsm("file_mprotect")),
     ("lattice_exec_committed", Hook::Lsm("bprm_committed_creds")),
     ("lattice_interpreter_opened", Hook::Lsm("file_open")),
+    ("lattice_bpf", Hook::Lsm("bpf")),
+    ("lattice_signalled", Hook::Lsm("task_kill")),
+    ("lattice_traced", Hook::Lsm("ptrace_access_check")),
+    ("lattice_unlinked", Hook::Lsm("inode_unlink")),
+    ("lattice_renamed", Hook::Lsm("inode_rename")),
 ];
 
 const TIER_TWO: [(&str, Hook); 1] = [("lattice_exec_done", Hook::TracePoint("sched_process_exec"))];

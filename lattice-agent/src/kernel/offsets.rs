@@ -15,6 +15,7 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("FILE_F_PATH", "file", "f_path"),
     ("FILE_F_INODE", "file", "f_inode"),
     ("FILE_F_FLAGS", "file", "f_flags"),
+    ("FILE_F_MODE", "file", "f_mode"),
     ("INODE_I_SB", "inode", "i_sb"),
     ("INODE_I_INO", "inode", "i_ino"),
     ("INODE_I_SIZE", "inode", "i_size"),
@@ -31,15 +32,18 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("TASK_STRUCT_FS", "task_struct", "fs"),
     ("TASK_STRUCT_MM", "task_struct", "mm"),
     ("TASK_STRUCT_NSPROXY", "task_struct", "nsproxy"),
+    ("TASK_STRUCT_GROUP_LEADER", "task_struct", "group_leader"),
+    ("TASK_STRUCT_CGROUPS", "task_struct", "cgroups"),
+    ("CSS_SET_DFL_CGRP", "css_set", "dfl_cgrp"),
     ("NSPROXY_MNT_NS", "nsproxy", "mnt_ns"),
     ("MNT_NAMESPACE_NS", "mnt_namespace", "ns"),
     ("NS_COMMON_INUM", "ns_common", "inum"),
-    ("TASK_STRUCT_GROUP_LEADER", "task_struct", "group_leader"),
     ("TASK_STRUCT_START_BOOTTIME", "task_struct", "start_boottime"),
     ("MM_STRUCT_SAVED_AUXV", "mm_struct", "saved_auxv"),
     ("MM_STRUCT_ARG_START", "mm_struct", "arg_start"),
     ("MM_STRUCT_EXE_FILE", "mm_struct", "exe_file"),
     ("VM_AREA_STRUCT_VM_FILE", "vm_area_struct", "vm_file"),
+    ("VM_AREA_STRUCT_VM_FLAGS", "vm_area_struct", "vm_flags"),
     ("FS_STRUCT_ROOT", "fs_struct", "root"),
     ("PATH_DENTRY", "path", "dentry"),
     ("CGROUP_KN", "cgroup", "kn"),
@@ -58,6 +62,15 @@ pub fn globals(btf: &Btf) -> Result<Globals, BtfError> {
     for &(global, structure, field) in FIELDS {
         globals.push((global, btf.field(structure, field)?.offset_bytes()));
     }
+    let name = btf.field("dentry", "d_name")?.offset_bytes() + btf.field("qstr", "name")?.offset_bytes();
+    globals.push(("DENTRY_D_NAME_NAME", name));
+    // From 6.7 on a file that an overlay maps keeps the user's path apart from its own.
+    let user_path = match btf.field("backing_file", "user_path") {
+        Ok(field) => field.offset_bytes(),
+        Err(BtfError::NoField { .. } | BtfError::NoStruct(_)) => 0,
+        Err(error) => return Err(error),
+    };
+    globals.push(("BACKING_FILE_USER_PATH", user_path));
     globals.push(("INODE_SIZE", btf.size_of("inode")?));
     let nested = |outer: (&'static str, &'static str), inner: (&'static str, &'static str)| -> Result<u64, BtfError> {
         Ok(btf.field(outer.0, outer.1)?.offset_bytes() + btf.field(inner.0, inner.1)?.offset_bytes())

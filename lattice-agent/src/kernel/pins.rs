@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -46,6 +46,17 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinErr
         path: path.to_path_buf(),
         source,
     }
+}
+
+/// The folders of pins, as the kernel side knows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PinFolders {
+    /// `s_dev` of the BPF file system in the kernel's encoding.
+    pub device: u32,
+    /// Inode of the folder of links.
+    pub links_inode: u64,
+    /// Inode of the folder of maps.
+    pub maps_inode: u64,
 }
 
 /// The pin directory of this schema version.
@@ -96,6 +107,21 @@ impl PinDirectory {
     fn mount_point(&self) -> &Path {
         // `new` appended two components.
         self.root.parent().and_then(Path::parent).unwrap_or(&self.root)
+    }
+
+    /// The folders, once they are made.
+    ///
+    /// # Errors
+    /// When one cannot be looked at.
+    pub fn folders(&self) -> Result<PinFolders, PinError> {
+        let look = |folder: PathBuf| fs::metadata(&folder).map_err(failed("look at", &folder));
+        let (links, maps) = (look(self.links())?, look(self.maps())?);
+        let device = links.dev();
+        Ok(PinFolders {
+            device: (nix::sys::stat::major(device) as u32) << 20 | nix::sys::stat::minor(device) as u32,
+            links_inode: links.ino(),
+            maps_inode: maps.ino(),
+        })
     }
 
     /// Folder of the pinned maps.

@@ -68,6 +68,8 @@ fn subject(violation: &v1::Violation) -> String {
     }
     let what = match violation.role.as_str() {
         "elf-interpreter" => "the ELF interpreter of",
+        "mapping" => "memory of",
+        "" => "a process,",
         _ => "a file without a path, started by",
     };
     format!("{what} \"{}\"", named(&violation.comm))
@@ -102,6 +104,8 @@ fn what(violation: &v1::Violation) -> String {
     let (_, is_open) = reason_and_openness(&violation.reason);
     match violation.effective_action.as_str() {
         "none" if is_open => "was let through".to_owned(),
+        "none" if violation.reason == "mapped-anonymous" => "was made executable".to_owned(),
+        "none" if violation.reason == "mapping" => "was mapped executable (enforce would refuse it)".to_owned(),
         "none" => "would have been killed (the mode is monitor)".to_owned(),
         "deny" => "was refused".to_owned(),
         "kill" | "deny+kill" => match violation.signal_return_code {
@@ -130,6 +134,15 @@ fn why(violation: &v1::Violation, reason: &str) -> String {
         "origin" => format!("{policy} lists it, but not for a start {}", origin(&violation.origin)),
         "denylisted" => "its digest is on the denylist, which holds in every mode".to_owned(),
         "unresolved" => "neither its content nor its path could be had for certain".to_owned(),
+        "mapping" => match violation.drift.as_str() {
+            "unlisted-in-image" => format!("{policy} lets only what its map names be loaded as code"),
+            _ => format!("code is loaded from the image alone, and {policy} does not name this file in its map"),
+        },
+        "mapped-anonymous" => "no file holds this code".to_owned(),
+        "bpf" => "bpf(2) is closed to containers with a policy".to_owned(),
+        "signal" => "nobody in a container may signal Lattice's agent".to_owned(),
+        "trace" => "nobody in a container may look into Lattice's agent".to_owned(),
+        "pins" => "nobody in a container may touch what holds Lattice's programs".to_owned(),
         "missing" => "no policy matches the container".to_owned(),
         "unknown" => "the agent does not know the container".to_owned(),
         "pending" => "the container's policy had not arrived yet".to_owned(),
@@ -158,6 +171,12 @@ fn advice(violation: &v1::Violation, reason: &str) -> &'static str {
         "unresolved" => {
             "A file on a volume, FUSE or a network file system needs a path entry; a file being written, another try."
         }
+        "mapping" => "Find out what brought the file; if it belongs there, build it into the image or name it in map.",
+        "mapped-anonymous" => "A compiler at run time does this; elsewhere find out why.",
+        "bpf" => {
+            "If the container is to use it, start the agent with --allow-bpf and its namespace; else find out what tried."
+        }
+        "signal" | "trace" | "pins" => "Find out what tried: it had no reason to.",
         "missing" => "`latticectl service list` says where its chain stopped.",
         "unknown" => "`latticectl status` lists the containers that the agent knows.",
         "pending" => "Nothing, unless it lasts; then `latticectl status` says what the node waits for.",

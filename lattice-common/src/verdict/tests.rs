@@ -2,7 +2,28 @@
 
 use super::*;
 
-fn every_combination(mut check: impl FnMut(Facts, Decision)) {
+/// Every combination for execs.
+fn every_combination(check: impl FnMut(Facts, Decision)) {
+    combinations(&[Act::EXEC], check);
+}
+
+const MAPPINGS: [Act; 6] = [
+    Act::MAP_OFF,
+    Act::MAP_NOTE,
+    Act::MAP_IMAGE,
+    Act::MAP_LISTED,
+    Act(9),
+    Act(15),
+];
+const REACHES: [Act; 4] = [Act::BPF, Act::SIGNAL, Act::TRACE, Act::PINS];
+
+fn combinations(acts: &[Act], mut check: impl FnMut(Facts, Decision)) {
+    for &act in acts {
+        of_act(act, &mut check);
+    }
+}
+
+fn of_act(act: Act, check: &mut impl FnMut(Facts, Decision)) {
     for &membership in Membership::ALL.iter().chain(&[Membership(0), Membership(99)]) {
         for &identity in Identity::ALL.iter().chain(&[Identity(0), Identity(99)]) {
             for allowed_origins in 0..8 {
@@ -12,6 +33,7 @@ fn every_combination(mut check: impl FnMut(Facts, Decision)) {
                             for &mode in Mode::ALL.iter().chain(&[Mode(0), Mode(99)]) {
                                 for &fail in FailAction::ALL.iter().chain(&[FailAction(99)]) {
                                     let facts = Facts {
+                                        act,
                                         membership,
                                         identity,
                                         allowed_origins,
@@ -126,7 +148,7 @@ fn a_failure_means_what_was_chosen_unless_monitored() {
 #[test]
 fn every_reason_occurs_and_tells_runs_from_refusals() {
     let mut seen = [false; 64];
-    every_combination(|_, decision| {
+    combinations(&[&[Act::EXEC][..], &MAPPINGS, &REACHES].concat(), |_, decision| {
         seen[decision.reason.0 as usize] = true;
         if decision.effect == Effect::RUN {
             assert!(decision.reason.0 < 16, "{decision:?}");
@@ -142,7 +164,7 @@ fn every_reason_occurs_and_tells_runs_from_refusals() {
 
 #[test]
 fn nothing_is_lost_in_a_register() {
-    every_combination(|facts, decision| {
+    combinations(&[&[Act::EXEC][..], &MAPPINGS, &REACHES].concat(), |facts, decision| {
         assert_eq!(verdict(Facts::unpack(facts.pack())), decision, "{facts:?}");
         assert_eq!(Decision::unpack(decision.pack()), decision);
     });
@@ -151,6 +173,7 @@ fn nothing_is_lost_in_a_register() {
 #[test]
 fn a_listed_file_in_another_role_says_so() {
     let facts = Facts {
+        act: Act::EXEC,
         membership: Membership::MEMBER,
         identity: Identity::LISTED_DIGEST,
         allowed_origins: 0,
@@ -177,4 +200,92 @@ fn a_listed_file_in_another_role_says_so() {
         .reason,
         Reason::ORIGIN
     );
+}
+
+fn may_map_listed(facts: Facts) -> bool {
+    [Identity::LISTED_DIGEST, Identity::LISTED_PATH].contains(&facts.identity)
+        && facts.allowed_origins & facts.origin.0 != 0
+}
+
+#[test]
+fn a_member_maps_silently_what_is_in_the_image_or_listed_or_anything_when_off() {
+    combinations(&MAPPINGS, |facts, decision| {
+        if facts.membership != Membership::MEMBER || facts.denylisted {
+            return;
+        }
+        let by_place = [Act::MAP_NOTE, Act::MAP_IMAGE].contains(&facts.act) && facts.identity == Identity::IN_IMAGE;
+        let is_silent = facts.act == Act::MAP_OFF || may_map_listed(facts) || by_place;
+        assert_eq!(decision.effect == Effect::RUN, is_silent, "{facts:?} {decision:?}");
+    });
+}
+
+#[test]
+fn a_mapping_is_denied_without_a_signal_unless_a_failure_or_the_denylist_says_kill() {
+    combinations(&MAPPINGS, |facts, decision| {
+        let may_kill = facts.denylisted || facts.identity.0 == Identity::UNRESOLVED.0;
+        assert!(decision.effect != Effect::KILL || may_kill, "{facts:?} {decision:?}");
+        let is_foreign = facts.membership == Membership::MEMBER
+            && !facts.denylisted
+            && facts.identity == Identity::UNLISTED
+            && ![Act::MAP_OFF, Act::MAP_NOTE].contains(&facts.act);
+        if is_foreign {
+            let expected = if facts.mode == Mode::MONITOR {
+                Effect::NOTE
+            } else {
+                Effect::DENY
+            };
+            assert_eq!(
+                (decision.effect, decision.reason),
+                (expected, Reason::MAPPING),
+                "{facts:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn note_and_anonymous_memory_never_refuse() {
+    combinations(&MAPPINGS, |facts, decision| {
+        let only_noted = facts.act == Act::MAP_NOTE || facts.identity == Identity::ANONYMOUS;
+        if only_noted && !facts.denylisted {
+            assert!(decision.runs(), "{facts:?} {decision:?}");
+        }
+    });
+}
+
+#[test]
+fn a_denylisted_mapping_kills_whoever_is_no_helper() {
+    combinations(&MAPPINGS, |facts, decision| {
+        if facts.denylisted && !EXEMPT.contains(&facts.membership) {
+            assert_eq!(
+                (decision.effect, decision.reason),
+                (Effect::KILL, Reason::DENYLISTED),
+                "{facts:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn who_has_no_policy_maps_what_it_likes() {
+    combinations(&MAPPINGS, |facts, decision| {
+        if facts.membership != Membership::MEMBER && !facts.denylisted {
+            assert_eq!(
+                (decision.effect, decision.reason),
+                (Effect::RUN, Reason::MAPPED_FREELY),
+                "{facts:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn what_reaches_for_lattice_is_refused_in_every_mode() {
+    combinations(&REACHES, |facts, decision| {
+        let is_granted =
+            facts.act == Act::BPF && (facts.allowed_origins != 0 || facts.membership == Membership::MISSING_POLICY);
+        let is_free = EXEMPT.contains(&facts.membership) || is_granted;
+        let expected = if is_free { Effect::RUN } else { Effect::DENY };
+        assert_eq!(decision.effect, expected, "{facts:?}");
+    });
 }

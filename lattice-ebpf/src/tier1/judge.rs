@@ -2,8 +2,8 @@
 
 use aya_ebpf::helpers::generated::bpf_d_path;
 use lattice_common::{
-    abi::{DigestWords, RECORD_PATH_BYTES, RUNTIME_SET, counter, policy_flag, record_flag},
-    verdict::{Decision, Effect, Facts, Identity, Membership, Role},
+    abi::{DigestWords, RECORD_PATH_BYTES, RUNTIME_SET, container_flag, counter, policy_flag, record_flag},
+    verdict::{Act, Decision, Effect, Facts, Identity, Membership, Role},
 };
 
 use crate::identity::{PathRule, computed, kept, rule_of_path};
@@ -71,7 +71,7 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     let mut identity = Identity::UNLISTED;
     let mut origins = 0;
     let mut other_role = false;
-    let mut denylisted = false;
+    let mut denylisted = caller.container_flags & container_flag::DENIED != 0;
     let mut flags = 0;
     let mut entry = 0;
     let mut digest: DigestWords = [0; 4];
@@ -114,7 +114,8 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
             membership = Membership::RUNTIME_HELPER;
         }
         // SAFETY: only presence matters.
-        denylisted = denylist_entries != 0 && unsafe { DENYLIST.get(&digest) }.is_some();
+        let is_denied = denylist_entries != 0 && unsafe { DENYLIST.get(&digest) }.is_some();
+        denylisted |= is_denied;
         if let Some(rule) = rule_of_digest(caller.set, &digest) {
             identity = Identity::LISTED_DIGEST;
             origins = rule.origins_for(question.role);
@@ -136,6 +137,7 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     }
 
     let mut facts = Facts {
+        act: Act::EXEC,
         membership,
         identity,
         allowed_origins: origins,
@@ -158,7 +160,7 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
 /// Whether the caller's paths are the container's: its root and its mounts are those that the first program had. In others a chroot or
 /// a mount can put any file at any path.
 #[inline(always)]
-fn sees_own_paths(caller: &Caller) -> bool {
+pub(crate) fn sees_own_paths(caller: &Caller) -> bool {
     let task: Pointer = current().cast_const().cast();
     let root = Root::of(task);
     if root.device() != caller.own_device {

@@ -13,7 +13,7 @@ use lattice_common::{
         DigestWords, InodeKey, KnownInode, RUNTIME_SET, container_flag, counter, hook, inode_flag, policy_flag,
         record_flag,
     },
-    verdict::{Decision, Effect, Facts, Identity, Membership, Role},
+    verdict::{Act, Decision, Effect, Facts, Identity, Membership, Role},
 };
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     kernel::{Pointer, Root, probe},
     kill::kill_current,
     lookup::{rule_of_digest, size_is_listed},
-    maps::NODE,
+    maps::{DENYLIST, NODE},
     probed::{Layer, ProbedBinprm, ProbedFile, loader_address},
     report::{FileFacts, Report, report},
 };
@@ -99,6 +99,7 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
         && Root::of(current().cast_const().cast()).device() == host_root_device
     {
         let helper = Facts {
+            act: Act::EXEC,
             membership: Membership::RUNTIME_HELPER,
             identity: Identity::UNLISTED,
             allowed_origins: 0,
@@ -226,16 +227,20 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, arguments
         }
         None => {}
     }
+    // Of a file that the agent has not told of, nobody knows the digest here.
+    // SAFETY: only presence matters.
+    let is_denied = flags & record_flag::DIGEST != 0 && unsafe { DENYLIST.get(&digest) }.is_some();
     if !is_marked {
         identity = Identity::UNRESOLVED;
     }
     let decision = decided(Facts {
+        act: Act::EXEC,
         membership: caller.membership,
         identity,
         allowed_origins: origins,
         other_role,
         origin: caller.origin,
-        denylisted: false,
+        denylisted: caller.container_flags & container_flag::DENIED != 0 || is_denied,
         mode: caller.mode,
         fail: caller.fail,
     });

@@ -68,9 +68,12 @@ pub enum Way {
     AfterBind,
     /// In a user and mount namespace of its own, after a chroot to the first argument.
     AfterOwnChroot,
+    /// From a thread that is not the first, once the file is there that the first argument names, and after it has left for the root
+    /// cgroup.
+    LateThread,
 }
 
-const WORDS: [(Way, &str); 17] = [
+const WORDS: [(Way, &str); 18] = [
     (Way::Exec, "exec"),
     (Way::Descriptor, "descriptor"),
     (Way::ProcDescriptor, "proc-descriptor"),
@@ -88,6 +91,7 @@ const WORDS: [(Way, &str); 17] = [
     (Way::Nameless, "nameless"),
     (Way::AfterBind, "after-bind"),
     (Way::AfterOwnChroot, "after-own-chroot"),
+    (Way::LateThread, "late-thread"),
 ];
 
 impl Way {
@@ -218,6 +222,18 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
                 fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
             }
             execute_file(&memory, rest)
+        }
+        Way::LateThread => {
+            let (signal, words) = (program.clone(), rest[1..].to_vec());
+            std::thread::spawn(move || {
+                while !std::path::Path::new(&signal).exists() {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                enter("/sys/fs/cgroup")?;
+                execute(&words)
+            })
+            .join()
+            .map_err(|_| io::Error::other("the thread panicked"))?
         }
         Way::Thread => {
             let words = rest.to_vec();

@@ -3,13 +3,23 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use nix::{
+    sys::{
+        signal::Signal,
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
 
 use super::content::NOT_IN_IMAGE;
 use crate::guest::{
-    actor::Way,
+    actor::{VERB, Way},
     policy::Policy,
     trial::{Case, Expected, Place, Trial, path_word},
 };
@@ -46,7 +56,67 @@ fn nested(cgroup: &Path) -> Result<Vec<PathBuf>> {
     Ok(below)
 }
 
+/// A process in the case's cgroup that waits for the file `go`; it is there before the agent comes.
+fn older_than_the_agent(place: &Place) -> Result<Policy> {
+    let policy = good_and_bad(place)?;
+    fs::create_dir_all(&place.cgroup)?;
+    let process = Command::new("lattice-vm-suite")
+        .arg(VERB)
+        .arg(&place.cgroup)
+        .arg(Way::LateThread.word())
+        .args([place.path("go"), place.path("bad")])
+        .env("LATTICE_MARK", place.path("late-mark"))
+        .stdin(Stdio::null())
+        .spawn()?;
+    fs::write(place.path("process"), process.id().to_string())?;
+    // Not before it is where it belongs, and has its thread.
+    let threads = format!("/proc/{}/task", process.id());
+    while fs::read_dir(&threads)?.count() < 2 {
+        sleep(Duration::from_millis(5));
+    }
+    Ok(policy)
+}
+
 pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "a_thread_of_a_process_older_than_the_agent_stays_a_member",
+        prepare: older_than_the_agent,
+        run: |trial| {
+            let process = Pid::from_raw(fs::read_to_string(trial.path("process"))?.parse()?);
+            fs::write(trial.path("go"), "")?;
+            let status = waitpid(process, None)?;
+            let marks = fs::read_to_string(trial.path("late-mark")).unwrap_or_default();
+            if trial.is_control() {
+                ensure!(
+                    matches!(status, WaitStatus::Exited(_, 0)) && !marks.is_empty(),
+                    "without the agent: {status:?}"
+                );
+            } else {
+                ensure!(
+                    matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)) && marks.is_empty(),
+                    "{status:?}"
+                );
+            }
+            trial.owed(Expected::Killed(NOT_IN_IMAGE))
+        },
+    },
+    Case {
+        name: "a_task_that_is_born_in_the_cgroup_and_leaves_it_is_a_member",
+        prepare: good_and_bad,
+        run: |trial| {
+            let cgroup = path_word(&trial.place.cgroup);
+            for (name, expected) in [("good", Expected::Runs), ("bad", Expected::Killed(NOT_IN_IMAGE))] {
+                let words = [
+                    "/canary/static".to_owned(),
+                    "born".to_owned(),
+                    cgroup.clone(),
+                    path_word(&trial.path(name)),
+                ];
+                trial.attempt(Path::new("/sys/fs/cgroup"), Way::Child, &words, expected)?;
+            }
+            Ok(())
+        },
+    },
     Case {
         name: "a_task_that_leaves_its_cgroup_stays_a_member",
         prepare: good_and_bad,

@@ -3,9 +3,12 @@
 mod agent_life;
 mod container;
 mod content;
+mod denylist;
 mod evasion;
+mod guard;
 mod interpreter;
 mod live;
+mod loading;
 mod membership;
 mod names;
 mod origin;
@@ -61,6 +64,9 @@ pub fn all() -> Vec<Listed> {
         membership::CASES,
         paths::CASES,
         origin::CASES,
+        loading::CASES,
+        guard::CASES,
+        denylist::CASES,
         live::CASES,
         container::CASES,
         walkthrough::CASES,

@@ -29,6 +29,7 @@ pub mod policy_files;
 pub mod policy_sources;
 pub mod policy_watch;
 pub mod probe;
+pub mod running;
 pub mod runtime_programs;
 pub mod script_judge;
 pub mod spool;

@@ -36,12 +36,13 @@ use lattice_agent::{
     },
     policy_files::PolicyFiles,
     policy_sources::PolicySources,
+    running::Running,
     runtime_programs,
     spool::Spool,
     state::Shared,
     uplink::{self, Uplink},
 };
-use lattice_api::v1::Hello;
+use lattice_api::v1::{Event, Hello};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -150,6 +151,7 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     }
 
     let (own_sender, own_events) = mpsc::channel(OWN_EVENTS);
+    start_running(&pins, &state, own_sender.clone(), &node);
     if active.tier == Tier::Two {
         start_front(&pins, &state, own_sender, &node);
     }
@@ -327,6 +329,28 @@ fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Opti
     Ok(Some(Uplink::prepare(settings)?))
 }
 
+/// What already runs is looked at by a thread of its own: it reads files, which may take long.
+fn start_running(pins: &PinDirectory, state: &Arc<Shared>, events: mpsc::Sender<Event>, node: &Node) {
+    let (sender, changes) = std::sync::mpsc::sync_channel(1);
+    let started = SequenceCounter::open(pins)
+        .map_err(anyhow::Error::from)
+        .and_then(|sequence| {
+            let running = Running {
+                state: Arc::downgrade(state),
+                sequence,
+                events,
+                node: node.clone(),
+                changes,
+            };
+            let thread = std::thread::Builder::new().name("running".into());
+            Ok(thread.spawn(|| running.run())?)
+        });
+    match started {
+        Ok(_) => state.set_running(sender),
+        Err(error) => tracing::error!(error = format!("{error:#}"), "what already runs is not judged"),
+    }
+}
+
 /// Asks the runtime to ask us before containers start.
 fn start_plugin(settings: &Settings, watcher: Option<&ContainerdWatcher>, state: &Shared) -> Option<nri::Plugin> {
     let (Some(socket), Some(watcher)) = (settings.nri.clone(), watcher) else {
@@ -378,4 +402,3 @@ fn deny(file: &mut DenylistFile, state: &Shared, kill: bool) -> Result<()> {
     }
     Ok(())
 }
-

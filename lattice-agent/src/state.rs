@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc::SyncSender},
 };
 
 use lattice_common::{
@@ -41,6 +41,8 @@ pub struct Shared {
     /// With `--nri` only.
     nri: OnceLock<Arc<nri::Counters>>,
     runtime_programs: Mutex<RuntimePrograms>,
+    /// Who looks at what already runs.
+    running: OnceLock<SyncSender<()>>,
 }
 
 impl Shared {
@@ -53,6 +55,7 @@ impl Shared {
             changes: watch::Sender::new(0),
             nri: OnceLock::new(),
             runtime_programs: Mutex::default(),
+            running: OnceLock::new(),
         }
     }
 
@@ -77,6 +80,19 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .known(device, inode)
+    }
+
+    /// Says from now on when what already runs is to be looked at, beginning at once.
+    pub fn set_running(&self, changes: SyncSender<()>) {
+        let _ = self.running.set(changes);
+        self.look_at_running();
+    }
+
+    fn look_at_running(&self) {
+        if let Some(changes) = self.running.get() {
+            // Full: a look is due already.
+            let _ = changes.try_send(());
+        }
     }
 
     /// Puts the front before the floor, for containers that come from now on.
@@ -194,6 +210,7 @@ impl Shared {
                 self.tell_inodes(&standing.info, standing.policy.as_deref());
             }
         }
+        self.look_at_running();
         if report.errors.is_empty() {
             Ok(())
         } else {
@@ -267,8 +284,12 @@ impl Sink for Shared {
         if container.has_own_root {
             self.watch_root(&container);
         }
+        let is_running = container.is_running;
         let started = self.enforcement().container_started(container);
         self.changed();
+        if is_running {
+            self.look_at_running();
+        }
         started.map_err(|error| ErrorChain(&error).to_string())
     }
 

@@ -815,6 +815,13 @@ impl<T: Tables> Enforcement<T> {
             .map(|known| &known.info)
     }
 
+    /// Whether a file is one of the container runtime's own programs.
+    pub fn is_runtime_program(&self, digest: &[u8; 32]) -> bool {
+        self.sets
+            .get(&RUNTIME_SET)
+            .is_some_and(|loaded| loaded.set.digests.contains_key(&digest_words(digest)))
+    }
+
     /// Device of a known container's root file system.
     pub fn root_device_of(&self, cgroup_id: u64) -> Option<u32> {
         self.containers.get(&cgroup_id).map(|known| known.info.root_device)
@@ -892,7 +899,7 @@ fn strictest(actions: impl Iterator<Item = verdict::FailAction>) -> verdict::Fai
 const MARK_ROUNDS: usize = 16;
 
 /// The processes of a cgroup and of those below it.
-fn tasks_below(cgroup: &Path) -> Vec<u32> {
+pub(crate) fn tasks_below(cgroup: &Path) -> Vec<u32> {
     let mut tasks: Vec<u32> = std::fs::read_to_string(cgroup.join("cgroup.procs"))
         .unwrap_or_default()
         .lines()

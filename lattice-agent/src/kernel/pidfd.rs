@@ -15,10 +15,10 @@ use std::{
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let descriptor = i32::try_from(descriptor).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
+    let descriptor = i32::try_from(descriptor).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nothing else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

@@ -2,12 +2,14 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use aya::maps::MapData;
 use lattice_common::abi::TaskState;
 
+/// `BPF_MAP_LOOKUP_ELEM`.
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
 /// `BPF_MAP_UPDATE_ELEM`.
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 
@@ -35,34 +37,46 @@ impl TaskTable {
     /// # Errors
     /// When the kernel refuses.
     pub fn put(&self, process: u32, state: &TaskState) -> io::Result<()> {
-        // SAFETY: takes two integers; the descriptor that it returns is ours alone.
-        let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) };
-        if descriptor < 0 {
-            return gone_is_fine(io::Error::last_os_error());
+        let mut state = *state;
+        self.element(MAP_UPDATE_ELEM, process, &mut state).or_else(gone_is_fine)
+    }
+
+    /// The mark of a process' main task; `None` where it has none, or is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn get(&self, process: u32) -> io::Result<Option<TaskState>> {
+        let mut state = TaskState::default();
+        match self.element(MAP_LOOKUP_ELEM, process, &mut state) {
+            Ok(()) => Ok(Some(state)),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+            Err(error) => Err(error),
         }
-        let descriptor = i32::try_from(descriptor).map_err(|_| io::Error::other("no descriptor"))?;
-        // SAFETY: the descriptor was just made for us.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    }
+
+    fn element(&self, command: libc::c_int, process: u32, state: &mut TaskState) -> io::Result<()> {
+        let process = i32::try_from(process).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let pidfd = super::pidfd::open(process)?;
         let key = pidfd.as_raw_fd();
         let attributes = ElementAttributes {
             map_descriptor: self.0.fd().as_fd().as_raw_fd().cast_unsigned(),
             padding: 0,
             key: (&raw const key).addr() as u64,
-            value: std::ptr::from_ref(state).addr() as u64,
+            value: (&raw mut *state).addr() as u64,
             flags: 0,
         };
         // SAFETY: the map's keys are descriptors and its values TaskState, which both pointers lead to and which outlive the call;
-        // the kernel reads no more of the attributes than their size.
+        // the kernel reads no more of the attributes than their size, and writes at most a value.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_bpf,
-                MAP_UPDATE_ELEM,
+                command,
                 &raw const attributes,
                 size_of::<ElementAttributes>(),
             )
         };
         if result < 0 {
-            gone_is_fine(io::Error::last_os_error())
+            Err(io::Error::last_os_error())
         } else {
             Ok(())
         }

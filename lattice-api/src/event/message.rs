@@ -104,6 +104,7 @@ fn what(violation: &v1::Violation) -> String {
     let (_, is_open) = reason_and_openness(&violation.reason);
     match violation.effective_action.as_str() {
         "none" if is_open => "was let through".to_owned(),
+        "none" if violation.reason == "running-unlisted" => "was running already".to_owned(),
         "none" if violation.reason == "mapped-anonymous" => "was made executable".to_owned(),
         "none" if violation.reason == "mapping" => "was mapped executable (enforce would refuse it)".to_owned(),
         "none" => "would have been killed (the mode is monitor)".to_owned(),
@@ -138,6 +139,7 @@ fn why(violation: &v1::Violation, reason: &str) -> String {
             "unlisted-in-image" => format!("{policy} lets only what its map names be loaded as code"),
             _ => format!("code is loaded from the image alone, and {policy} does not name this file in its map"),
         },
+        "running-unlisted" => format!("{policy}, which came later, does not list it"),
         "mapped-anonymous" => "no file holds this code".to_owned(),
         "bpf" => "bpf(2) is closed to containers with a policy".to_owned(),
         "signal" => "nobody in a container may signal Lattice's agent".to_owned(),
@@ -172,6 +174,7 @@ fn advice(violation: &v1::Violation, reason: &str) -> &'static str {
             "A file on a volume, FUSE or a network file system needs a path entry; a file being written, another try."
         }
         "mapping" => "Find out what brought the file; if it belongs there, build it into the image or name it in map.",
+        "running-unlisted" => "It goes on until it ends: find out what started it, and replace the container.",
         "mapped-anonymous" => "A compiler at run time does this; elsewhere find out why.",
         "bpf" => {
             "If the container is to use it, start the agent with --allow-bpf and its namespace; else find out what tried."

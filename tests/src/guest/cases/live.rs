@@ -1,6 +1,6 @@
 //! What changes while the agent runs: policies, good and bad ones.
 
-use std::fs;
+use std::{fs, process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
 use lattice_policy::Mode;
@@ -9,7 +9,7 @@ use super::content::NOT_IN_IMAGE;
 use crate::guest::{
     agent::{log_length, wait_for_log},
     policy::{Policy, write_text},
-    trial::{Case, Expected, Place, Trial},
+    trial::{Case, Expected, Place, Trial, cause, path_word},
 };
 
 /// What the agent says once it has taken up a changed folder.
@@ -31,6 +31,35 @@ fn replace(trial: &Trial<'_>, policy: &Policy) -> Result<()> {
 }
 
 pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "what_runs_is_reported_when_its_policy_tightens",
+        prepare: first_alone,
+        run: |trial| {
+            let first = trial.path("first");
+            let mut child = Command::new("lattice-vm-suite")
+                .args([
+                    "act",
+                    &path_word(&trial.place.cgroup),
+                    "exec",
+                    &path_word(&first),
+                    "wait",
+                ])
+                .spawn()?;
+            sleep(Duration::from_millis(300));
+            let result = if trial.is_control() {
+                Ok(())
+            } else {
+                replace(trial, &Policy::enforce().allow(&trial.path("second"))?).and_then(|()| {
+                    let told = trial.event(cause("running-unlisted", "target", "not-in-image"), "none")?;
+                    ensure!(told.pid == child.id(), "it names process {}", told.pid);
+                    Ok(())
+                })
+            };
+            child.kill()?;
+            child.wait()?;
+            result
+        },
+    },
     Case {
         name: "a_changed_policy_file_holds_at_once",
         prepare: first_alone,

@@ -12,6 +12,7 @@ use lattice_policy::Mode;
 use crate::guest::{
     actor::Way,
     agent,
+    host::host,
     policy::Policy,
     trial::{Case, Cause, Expected, Place, Trial, cause, path_word},
 };
@@ -21,7 +22,7 @@ struct StandIn(Child);
 
 impl StandIn {
     fn start() -> Result<Self> {
-        let mut command = Command::new("/canary/static");
+        let mut command = Command::new(host().material.join("canary/static"));
         Ok(Self(command.arg("wait").stdin(Stdio::null()).spawn()?))
     }
 }

@@ -20,6 +20,7 @@ use nix::{
 use super::content::NOT_IN_IMAGE;
 use crate::guest::{
     actor::{VERB, Way},
+    host::host,
     policy::Policy,
     trial::{Case, Expected, Place, Trial, cause, path_word},
 };
@@ -111,7 +112,7 @@ pub(super) const CASES: &[Case] = &[
             let cgroup = path_word(&trial.place.cgroup);
             for (name, expected) in [("good", Expected::Runs), ("bad", Expected::Killed(NOT_IN_IMAGE))] {
                 let words = [
-                    "/canary/static".to_owned(),
+                    path_word(&host().material.join("canary/static")),
                     "born".to_owned(),
                     cgroup.clone(),
                     path_word(&trial.path(name)),

@@ -222,7 +222,7 @@ impl Shared {
     pub fn kernel_counters(&self) -> (Vec<(&'static str, u64)>, BTreeMap<String, u64>) {
         let enforcement = self.enforcement();
         let verdicts = Reason::ALL
-            .into_iter()
+            .iter()
             .filter_map(|reason| Some((reason.text()?, enforcement.tables().counter(reason.0).ok()?)))
             .collect();
         let mut others: BTreeMap<String, u64> = [

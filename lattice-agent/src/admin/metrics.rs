@@ -135,6 +135,9 @@ pub(super) fn text(facts: &Facts, agent: AgentFacts, is_healthy: bool, is_ready:
     text
 }
 
+/// One counter by its labels' names and values.
+type Labelled = Family<Vec<(String, String)>, Counter>;
+
 struct Metrics<'registry>(&'registry mut Registry);
 
 impl Metrics<'_> {
@@ -149,7 +152,7 @@ impl Metrics<'_> {
     /// Counters by their whole names, with a label where they have one: `lattice_a_total{b="c"}`.
     fn named(&mut self, counters: &BTreeMap<String, u64>) {
         const HELP: &str = "See docs/metrics.md";
-        let mut families: BTreeMap<&str, Family<Vec<(String, String)>, Counter>> = BTreeMap::new();
+        let mut families: BTreeMap<&str, Labelled> = BTreeMap::new();
         for (whole, count) in counters {
             let (name, label) = whole.split_once('{').unwrap_or((whole, ""));
             let name = name.strip_prefix("lattice_").unwrap_or(name);

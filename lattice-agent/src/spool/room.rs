@@ -121,7 +121,8 @@ impl Log {
                 return Ok(());
             };
             let fits = self.bytes() + frame.len() as u64 <= self.limit_bytes;
-            if !fits && !(must_be_said && self.make_room(REFUSED, frame.len() as u64)?) {
+            let has_room = fits || (must_be_said && self.make_room(REFUSED, frame.len() as u64)?);
+            if !has_room {
                 return Ok(());
             }
             match self.write(REFUSED, &frame) {

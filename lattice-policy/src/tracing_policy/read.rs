@@ -427,9 +427,7 @@ fn read_options(spec: &Object<'_>) -> Option<Mode> {
             }
             // How Tetragon attaches its programs.
             Some("disable-kprobe-multi" | "disable-uprobe-multi" | "override-method" | "sleepable-preload-size") => {
-                if value.is_present() {
-                    value.text();
-                }
+                let _ = value.is_present().then(|| value.text());
             }
             Some(name) => {
                 let message = "there is no such option; Tetragon would ignore it without a word";

@@ -155,7 +155,9 @@ pub(super) const CASES: &[Case] = &[
         prepare: |place| {
             let shell = place.path("sh");
             fs::copy("/usr/bin/busybox", &shell)?;
-            place.canary("bad", "bad")?;
+            for number in 0..FILES {
+                place.canary(&format!("f{number}"), "bad")?;
+            }
             Policy::new(Mode::Deny).allow(&shell)
         },
         run: flood,
@@ -256,32 +258,46 @@ fn managed_root(trial: &mut Trial<'_>) -> Result<()> {
     trial.node.restart(Signal::SIGTERM)
 }
 
-/// Refused execs while nobody reads: more than the ring buffer holds.
-const FLOOD: u64 = 1500;
+/// Containers and files of each: refused once each while nobody reads, more than the ring buffer holds. Equal ones would be counted.
+const CONTAINERS: u64 = 8;
+const FILES: u64 = 64;
+const FLOOD: u64 = CONTAINERS * FILES;
 
 fn flood(trial: &mut Trial<'_>) -> Result<()> {
     let folder = path_word(&trial.place.folder);
-    let tries = if trial.is_control() { 20 } else { FLOOD };
     let line = format!(
-        "i=0; ran=0; while [ $i -lt {tries} ]; do {folder}/bad 2>/dev/null && ran=$((ran+1)); i=$((i+1)); done; echo $ran > {folder}/ran"
+        "i=0; ran=0; while [ $i -lt {FILES} ]; do {folder}/f$i 2>/dev/null && ran=$((ran+1)); i=$((i+1)); done; echo $ran > {folder}/ran"
     );
     let words = [path_word(&trial.path("sh")), "-c".to_owned(), line];
     let cgroup = trial.place.cgroup.clone();
     if trial.is_control() {
         let outcome = trial.act_for(&cgroup, Way::Exec, &words, Duration::from_secs(60))?;
         ensure!(
-            outcome.marks.len() / crate::guest::canaries::MARK_BYTES == 20,
+            (outcome.marks.len() / crate::guest::canaries::MARK_BYTES) as u64 == FILES,
             "without the agent not every try ran"
         );
         return Ok(());
     }
+    let cgroups: Vec<_> = (0..CONTAINERS)
+        .map(|number| std::path::Path::new("/sys/fs/cgroup/lattice-flood").join(number.to_string()))
+        .collect();
+    for cgroup in &cgroups {
+        fs::create_dir_all(cgroup)?;
+        trial.node.add_cgroup(cgroup, &trial.place.workload());
+    }
+    trial.node.restart(Signal::SIGTERM)?;
     let before = last_sequence(trial);
     let full_before = agent::counter("lattice_ring_buffer_full_total")?;
     let unlisted_before = agent::counter("lattice_verdicts_total{reason=\"unlisted\"}")?;
     trial.node.agent()?.signal(Signal::SIGSTOP)?;
-    let outcome = trial.act_for(&cgroup, Way::Exec, &words, Duration::from_secs(60));
+    let mut outcomes = Vec::new();
+    for cgroup in &cgroups {
+        outcomes.push(trial.act_for(cgroup, Way::Exec, &words, Duration::from_secs(60)));
+    }
     trial.node.agent()?.signal(Signal::SIGCONT)?;
-    ensure!(outcome?.marks.is_empty(), "something ran");
+    for outcome in outcomes {
+        ensure!(outcome?.marks.is_empty(), "something ran");
+    }
     ensure!(
         fs::read_to_string(trial.path("ran"))?.trim() == "0",
         "the shell says that something ran"

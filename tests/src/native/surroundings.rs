@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
@@ -42,22 +42,19 @@ pub(super) fn missing(programs: &Path) -> Result<Result<u8, String>> {
         return Ok(Err("no cgroup2 hierarchy is mounted".to_owned()));
     }
     let output = Command::new(programs.join("lattice-agent"))
-        .arg("probe")
-        .env("NO_COLOR", "1")
+        .args(["probe", "-o", "json"])
         .output()
         .context("cannot start lattice-agent")?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let tier = [1, 2].into_iter().find(|tier| {
-        said.lines()
-            .any(|line| line.trim_start().starts_with(&format!("tier {tier}")))
-    });
-    Ok(match tier {
-        Some(tier) if output.status.success() => Ok(tier),
-        _ => Err(format!(
-            "lattice-agent probe gives no tier here: {}",
-            said.trim().replace('\n', " | ")
-        )),
-    })
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).with_context(|| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        format!("lattice-agent probe ended with {}: {}", output.status, said.trim())
+    })?;
+    match (report["tier"].as_u64(), output.status.code()) {
+        (Some(tier), Some(0)) => Ok(Ok(u8::try_from(tier).context("there is no such tier")?)),
+        // Refused here, as tried: no other end of the probe excuses the suite.
+        (None, Some(1)) => Ok(Err(format!("this kernel gives no tier: {}", report["findings"]))),
+        _ => bail!("lattice-agent probe ended with {}: {report}", output.status),
+    }
 }
 
 /// Mount points of a kind of file system.

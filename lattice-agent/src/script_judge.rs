@@ -88,6 +88,7 @@ impl Judge for ScriptJudge {
                 0
             },
             other_role: false,
+            other_name: false,
             origin: Origin(EntryRule::ANY_ORIGIN),
             denylisted: false,
             mode: compile::mode(mode),

@@ -5,7 +5,7 @@
 use crate::verdict::{FailAction, Mode, Origin, Role};
 
 /// Version of these layouts; part of the pin directory's name.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// SHA-256 of a file in memory order: `u64::from_ne_bytes` of each eight bytes, so that BPF compares words.
 pub type DigestWords = [u64; 4];
@@ -19,6 +19,8 @@ pub const FIRST_POLICY_SET: u32 = 2;
 
 /// Length of the path in a [`PathKey`], with at least one terminating zero.
 pub const PATH_KEY_BYTES: usize = 252;
+/// Length of the name in an [`AppletKey`], with at least one terminating zero.
+pub const APPLET_NAME_BYTES: usize = 56;
 /// Room for the resolved path in an [`ExecRecord`].
 pub const RECORD_PATH_BYTES: usize = 1024;
 /// Room for the path as passed in an [`ExecRecord`].
@@ -59,6 +61,8 @@ pub mod maps {
     pub const SIZES: &str = "SIZES";
     /// `Hash<PathKey, EntryRule>`.
     pub const PATHS: &str = "PATHS";
+    /// `Hash<AppletKey, EntryRule>`.
+    pub const APPLETS: &str = "APPLETS";
     /// `Hash<DigestWords, u32>`.
     pub const DENYLIST: &str = "DENYLIST";
     /// `Hash<InodeKey, KnownInode>`: what the agent found out of files for tier 2.
@@ -284,6 +288,18 @@ pub struct PathKey {
     pub path: [u8; PATH_KEY_BYTES],
 }
 
+/// Key of `APPLETS`: a name under which a program of many applets may start.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppletKey {
+    /// Set number.
+    pub set: u32,
+    /// [`EntryRule::entry`] of the program's digest in that set.
+    pub entry: u32,
+    /// The name, then zeros.
+    pub name: [u8; APPLET_NAME_BYTES],
+}
+
 /// Key of `INODES`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -320,7 +336,8 @@ pub mod inode_flag {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EntryRule {
-    /// Three bits of [`Origin`] for each [`Role`], role 0 lowest, four bits apart.
+    /// Three bits of [`Origin`] for each [`Role`], role 0 lowest, four bits apart. The fourth says that in this role the program's
+    /// name counts besides: what `APPLETS` has for it is allowed as well.
     pub origins: u32,
     /// Number of the entry in its policy, for the event.
     pub entry: u32,
@@ -332,6 +349,9 @@ impl EntryRule {
     /// All origins.
     pub const ANY_ORIGIN: u32 = Origin::INIT.0 | Origin::EXEC_SESSION.0 | Origin::UNKNOWN.0;
 
+    /// The fourth bit of a role.
+    const BY_NAME: u32 = 8;
+
     /// The rule with `origins` (bits) allowed for `role` besides.
     #[must_use]
     pub const fn with(self, role: Role, origins: u32) -> Self {
@@ -341,7 +361,22 @@ impl EntryRule {
         }
     }
 
-    /// The origins that are allowed for `role`, as bits.
+    /// The rule with the names in `APPLETS` counting for `role` besides.
+    #[must_use]
+    pub const fn with_names(self, role: Role) -> Self {
+        Self {
+            origins: self.origins | Self::BY_NAME << (role.0 * Self::ROLE_BITS),
+            entry: self.entry,
+        }
+    }
+
+    /// Whether names count for `role`.
+    #[inline(always)]
+    pub const fn is_by_name(self, role: Role) -> bool {
+        self.origins >> ((role.0 & 3) * Self::ROLE_BITS) & Self::BY_NAME != 0
+    }
+
+    /// The origins that are allowed for `role` under any name, as bits.
     #[inline(always)]
     pub const fn origins_for(self, role: Role) -> u32 {
         (self.origins >> ((role.0 & 3) * Self::ROLE_BITS)) & Self::ANY_ORIGIN
@@ -370,6 +405,10 @@ pub struct TaskState {
     pub session: u32,
     /// 1 once memory that turned executable was told since the exec began.
     pub told_anonymous: u32,
+    /// [`AppletKey::set`] under which the program's first argument is still to be judged; 0 where it is not.
+    pub applet_set: u32,
+    /// [`AppletKey::entry`] likewise.
+    pub applet_entry: u32,
 }
 
 /// How far an exec has come.
@@ -428,6 +467,8 @@ pub mod hook {
     pub const INODE_UNLINK: u32 = 10;
     /// `inode_rename`.
     pub const INODE_RENAME: u32 = 11;
+    /// `bprm_committed_creds`: the program's first argument, from its own memory.
+    pub const BPRM_COMMITTED_CREDS: u32 = 12;
     /// The name that events use.
     pub const fn name(hook: u32) -> &'static str {
         match hook {
@@ -442,6 +483,7 @@ pub mod hook {
             PTRACE_ACCESS_CHECK => "ptrace_access_check",
             INODE_UNLINK => "inode_unlink",
             INODE_RENAME => "inode_rename",
+            BPRM_COMMITTED_CREDS => "bprm_committed_creds",
             _ => "unknown",
         }
     }
@@ -598,6 +640,28 @@ impl PathKey {
     }
 }
 
+impl AppletKey {
+    /// The key of a name; `None` where it is empty, too long, or holds a zero.
+    pub fn new(set: u32, entry: u32, name: &[u8]) -> Option<Self> {
+        if name.is_empty() || name.len() >= APPLET_NAME_BYTES || name.contains(&0) {
+            return None;
+        }
+        let mut key = Self {
+            set,
+            entry,
+            name: [0; APPLET_NAME_BYTES],
+        };
+        key.name.get_mut(..name.len())?.copy_from_slice(name);
+        Some(key)
+    }
+
+    /// The name without the zeros behind it.
+    pub fn text(&self) -> &[u8] {
+        let length = self.name.iter().position(|&byte| byte == 0);
+        self.name.get(..length.unwrap_or(self.name.len())).unwrap_or_default()
+    }
+}
+
 /// A digest as BPF compares it.
 pub fn digest_words(digest: &[u8; 32]) -> DigestWords {
     let mut words = [0; 4];
@@ -645,7 +709,8 @@ const _: () = {
     assert!(size_of::<PathKey>() == 256);
     assert!(size_of::<InodeKey>() == 16);
     assert!(size_of::<EntryRule>() == 8);
-    assert!(size_of::<TaskState>() == 40);
+    assert!(size_of::<AppletKey>() == 64);
+    assert!(size_of::<TaskState>() == 48);
     assert!(size_of::<CachedDigest>() == 40);
     assert!(size_of::<KnownInode>() == 40);
     assert!(size_of::<CgroupRecord>() == 16);
@@ -672,6 +737,25 @@ mod tests {
         assert_eq!(rule.origins_for(Role::TARGET), Origin::EXEC_SESSION.0);
         assert_eq!(rule.origins_for(Role::SCRIPT_INTERPRETER), EntryRule::ANY_ORIGIN);
         assert_eq!(rule.origins_for(Role::ELF_INTERPRETER), 0);
+    }
+
+    #[test]
+    fn a_rule_by_name_allows_nothing_by_itself() {
+        let rule = EntryRule::default().with_names(Role::TARGET);
+        assert_eq!(rule.origins_for(Role::TARGET), 0);
+        assert!(rule.is_by_name(Role::TARGET));
+        assert!(!rule.is_by_name(Role::SCRIPT_INTERPRETER));
+        // No origin, however many, is taken for the mark.
+        let any = EntryRule::default().with(Role::TARGET, u32::MAX);
+        assert!(!any.is_by_name(Role::TARGET) && !any.is_by_name(Role::SCRIPT_INTERPRETER));
+    }
+
+    #[test]
+    fn an_applet_that_does_not_fit_has_no_key() {
+        assert!(AppletKey::new(2, 0, &[b'a'; APPLET_NAME_BYTES]).is_none());
+        assert!(AppletKey::new(2, 0, b"").is_none());
+        assert!(AppletKey::new(2, 0, b"a\0").is_none());
+        assert_eq!(AppletKey::new(2, 0, b"sh").unwrap().text(), b"sh");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use aya::Pod;
 
 use crate::{
     abi::{
-        CgroupEntry, Container, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey, Policy,
-        SizeKey, Started, TaskState,
+        AppletKey, CgroupEntry, Container, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey,
+        Policy, SizeKey, Started, TaskState,
     },
     repeat::{Repeat, RepeatKey},
 };
@@ -19,6 +19,7 @@ macro_rules! pod {
 }
 
 pod!(
+    AppletKey,
     CgroupEntry,
     Container,
     EntryKey,

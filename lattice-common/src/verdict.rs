@@ -192,6 +192,8 @@ words! {
         TRACE = 27 "trace",
         /// Refused in every mode: a change of Lattice's pins.
         PINS = 28 "pins",
+        /// Refused: a program of many applets, listed for others than the one that its name calls.
+        APPLET = 29 "applet",
     }
 }
 
@@ -222,6 +224,8 @@ pub struct Facts {
     pub allowed_origins: u32,
     /// Whether the matching entry allows any other role.
     pub other_role: bool,
+    /// Whether the identity is listed in this role under other names.
+    pub other_name: bool,
     /// Where the caller came from.
     pub origin: Origin,
     /// Whether the digest is on the denylist.
@@ -260,6 +264,7 @@ impl Facts {
             | ((self.allowed_origins & 0xff) as u64) << 16
             | (self.other_role as u64) << 24
             | ((self.act.0 & 0xf) as u64) << 25
+            | (self.other_name as u64) << 29
             | ((self.origin.0 & 0xff) as u64) << 32
             | (self.denylisted as u64) << 40
             | ((self.mode.0 & 0xff) as u64) << 48
@@ -275,6 +280,7 @@ impl Facts {
             identity: Identity((packed >> 8 & 0xff) as u32),
             allowed_origins: (packed >> 16 & 0xff) as u32,
             other_role: packed >> 24 & 1 == 1,
+            other_name: packed >> 29 & 1 == 1,
             origin: Origin((packed >> 32 & 0xff) as u32),
             denylisted: packed >> 40 & 1 == 1,
             mode: Mode((packed >> 48 & 0xff) as u32),
@@ -404,6 +410,8 @@ const fn listed(facts: Facts, reason: Reason) -> Decision {
         allow(reason)
     } else if facts.allowed_origins != 0 {
         refused(facts.mode, Reason::ORIGIN)
+    } else if facts.other_name {
+        refused(facts.mode, Reason::APPLET)
     } else if facts.other_role {
         refused(facts.mode, Reason::ROLE)
     } else {

@@ -16,20 +16,39 @@ use crate::{
     kernel::{MM_STRUCT_ARG_START, Pointer, TASK_STRUCT_MM, TASK_STRUCT_STATUS, probe},
 };
 
-/// Where the arguments are: not known, or not to be had.
-pub(crate) const NOWHERE: u32 = 0;
-/// In the caller's memory, as the system call names them. Other numbers: so many, less one, lie in the current task's own memory.
-pub(crate) const AT_CALLER: u32 = 1;
+/// Where the arguments are, in one register as a BPF function can take it: from bit 48 on how many of them lie in the current task's own
+/// memory, which is the new program's, and below that the address of the first, 0 for where the memory itself says.
+pub(crate) type Place = u64;
+
+/// Not known, or not to be had.
+pub(crate) const NOWHERE: Place = 0;
+/// In the caller's memory, as the system call names them.
+pub(crate) const AT_CALLER: Place = 1;
+
+const COUNT_SHIFT: u32 = 48;
 
 /// So many arguments in the current task's own memory, which is the new program's.
 #[inline(always)]
-pub(crate) const fn of_program(count: u32) -> u32 {
+pub(crate) const fn of_program(count: u32) -> Place {
+    of_program_at(0, count)
+}
+
+/// Likewise, while only the exec knows where: the first one's address, which is below 2^47.
+#[inline(always)]
+pub(crate) const fn of_program_at(first: u64, count: u32) -> Place {
     // An exec has at least one argument since 5.18; more than the record has are as good as many.
     if count == 0 || count > 0xffff {
         NOWHERE
     } else {
-        count + 1
+        (count as u64) << COUNT_SHIFT | first & (1 << COUNT_SHIFT) - 1
     }
+}
+
+/// Address of the first argument in the current task's memory, once its program has started.
+#[inline(always)]
+pub(crate) fn first_argument() -> u64 {
+    let memory = probe::<u64>(current().cast_const().cast(), TASK_STRUCT_MM.load()) as Pointer;
+    probe(memory, MM_STRUCT_ARG_START.load())
 }
 
 /// x86-64's `struct pt_regs`, which is ABI (ptrace(2)).
@@ -60,7 +79,7 @@ fn array_of_caller() -> u64 {
 /// Fills in the arguments. A global BPF function, verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn lattice_arguments(record: *mut ExecRecord, place: u32) -> u32 {
+pub(crate) extern "C" fn lattice_arguments(record: *mut ExecRecord, place: Place) -> u32 {
     // SAFETY: the verifier hands a global function null or memory of the type's size.
     let Some(record) = (unsafe { record.as_mut() }) else {
         return 0;
@@ -71,8 +90,10 @@ pub(crate) extern "C" fn lattice_arguments(record: *mut ExecRecord, place: u32) 
     }
     let is_program = place != AT_CALLER;
     let mut address = if is_program {
-        let memory = probe::<u64>(current().cast_const().cast(), TASK_STRUCT_MM.load()) as Pointer;
-        probe::<u64>(memory, MM_STRUCT_ARG_START.load())
+        match place & (1 << COUNT_SHIFT) - 1 {
+            0 => first_argument(),
+            first => first,
+        }
     } else {
         array_of_caller()
     };
@@ -88,7 +109,7 @@ pub(crate) extern "C" fn lattice_arguments(record: *mut ExecRecord, place: u32) 
     loop {
         let mut text = address;
         if is_program {
-            if index + 1 >= place {
+            if u64::from(index) >= place >> COUNT_SHIFT {
                 break;
             }
         } else {

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf},
 };
 use lattice_common::{
-    abi::{CGROUP_LEVELS, NO_CONTAINER, TaskState, cgroup_kind, effective_mode, fail_action},
+    abi::{CGROUP_LEVELS, NO_CONTAINER, NO_SET, TaskState, cgroup_kind, effective_mode, fail_action},
     verdict::{FailAction, Membership, Mode, Origin},
 };
 
@@ -189,6 +189,8 @@ impl Caller {
                     0
                 },
                 told_anonymous: 0,
+                applet_set: NO_SET,
+                applet_entry: 0,
             };
             if self.origin == Origin::INIT
                 && let Some(started) = STARTED.get_ptr_mut(self.container)

@@ -22,6 +22,7 @@ globals! {
     LINUX_BINPRM_INTERP,
     LINUX_BINPRM_BUF,
     LINUX_BINPRM_ARGC,
+    LINUX_BINPRM_P,
     /// Byte that holds the bit field `is_check`.
     LINUX_BINPRM_IS_CHECK,
     /// Mask of `is_check` in that byte; 0 where the kernel has no AT_EXECVE_CHECK.

@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use lattice_common::{
     abi::{
-        CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy, SizeKey,
-        Started, TaskState, counter,
+        AppletKey, CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PathKey, Policy,
+        SizeKey, Started, TaskState, counter,
     },
     repeat::{Repeat, RepeatKey},
 };
@@ -32,6 +32,8 @@ pub(crate) static ENTRIES: HashMap<EntryKey, EntryRule> = HashMap::with_max_entr
 pub(crate) static SIZES: HashMap<SizeKey, u32> = HashMap::with_max_entries(16_384, 0);
 #[map]
 pub(crate) static PATHS: HashMap<PathKey, EntryRule> = HashMap::with_max_entries(1024, 0);
+#[map]
+pub(crate) static APPLETS: HashMap<AppletKey, EntryRule> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub(crate) static DENYLIST: HashMap<DigestWords, u32> = HashMap::with_max_entries(4096, 0);
 #[map]

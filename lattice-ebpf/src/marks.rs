@@ -1,7 +1,9 @@
 //! Membership that sticks: forks inherit the mark, and who enters a container's cgroup is marked at the door.
 
 use aya_ebpf::{bindings::task_struct, macros::btf_tracepoint, programs::BtfTracePointContext};
-use lattice_common::abi::{CGROUP_LEVELS, CgroupEntry, CgroupRecord, TaskState, cgroup_kind, counter, record_kind};
+use lattice_common::abi::{
+    CGROUP_LEVELS, CgroupEntry, CgroupRecord, NO_SET, TaskState, cgroup_kind, counter, record_kind,
+};
 
 use crate::{
     count::count,
@@ -25,6 +27,8 @@ pub(crate) fn lattice_fork(context: BtfTracePointContext) -> i32 {
             arguments: 0,
             session: state.session,
             told_anonymous: state.told_anonymous,
+            applet_set: NO_SET,
+            applet_entry: 0,
         };
         match TASKS.get_or_create(child) {
             Some(state) => *state = inherited,

@@ -11,7 +11,7 @@ use lattice_common::{
 
 use crate::{
     ancestors::lattice_ancestors,
-    arguments::lattice_arguments,
+    arguments::{Place, lattice_arguments},
     atomic::fetch_increment,
     caller::{Caller, current, current_pid},
     count::count,
@@ -33,7 +33,7 @@ pub(crate) struct Report<'a> {
     /// Address of the path as passed; null where the hook has none.
     pub(crate) name: Pointer,
     /// Where the arguments are, as [`lattice_arguments`] takes it.
-    pub(crate) arguments: u32,
+    pub(crate) arguments: Place,
     pub(crate) file: FileFacts,
 }
 

@@ -16,6 +16,7 @@
 #![expect(internal_features, reason = "atomic addition, see atomic.rs")]
 
 mod ancestors;
+mod applet;
 mod arguments;
 mod atomic;
 mod caller;
@@ -40,13 +41,14 @@ mod trusted;
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
 use lattice_common::{
-    abi::{hook, stage},
+    abi::{NO_SET, hook, stage},
     verdict::{Act, Role},
 };
 
 use crate::{
+    applet::Program,
     caller::{Caller, current},
-    judge::{Outcome, Question, judge},
+    judge::{Outcome, Question, judge, judge_called},
     kernel::Pointer,
     mapping::EXECUTABLE,
     maps::TASKS,
@@ -85,8 +87,9 @@ fn lattice_exec_begins(context: LsmContext) -> i32 {
             may_hash: true,
             may_kill: false,
             marks: false,
+            called: bprm.stage_path(),
         };
-        return match judge(&caller, bprm.file(), question) {
+        return match judge(&caller, bprm.file(), question).0 {
             Outcome::Refused => EPERM,
             Outcome::Runs | Outcome::Later => 0,
         };
@@ -94,6 +97,7 @@ fn lattice_exec_begins(context: LsmContext) -> i32 {
     if let Some(state) = TASKS.get(current()) {
         state.judged = 0;
         state.told_anonymous = 0;
+        state.applet_set = NO_SET;
         state.stage = stage::START;
         state.interpreter_inode = 0;
     }
@@ -121,14 +125,17 @@ fn lattice_exec_file(context: LsmContext) -> i32 {
         may_hash: true,
         may_kill: true,
         marks: true,
+        called: bprm.stage_path(),
     };
-    let outcome = judge(&caller, bprm.file(), question);
+    let (outcome, program) = judge(&caller, bprm.file(), question);
     if outcome == Outcome::Refused {
         return EPERM;
     }
     if let Some(state) = TASKS.get(current()) {
         state.judged += 1;
         state.arguments = bprm.argument_count();
+        state.applet_set = program.set();
+        state.applet_entry = program.entry();
         // The next file that the kernel opens for this exec is what PT_INTERP names. A helper's is not judged.
         if state.origin != 0 && bprm.is_elf() {
             state.stage = stage::ELF_ALLOWED;
@@ -158,8 +165,9 @@ fn lattice_interpreter_opened(context: LsmContext) -> i32 {
         may_hash: false,
         may_kill: true,
         marks: false,
+        called: core::ptr::null(),
     };
-    let outcome = judge(&caller, file, question);
+    let (outcome, _) = judge(&caller, file, question);
     // Looked up again: the helper calls in between end the verifier's knowledge of the first look-up.
     let Some(state) = TASKS.get(current()) else {
         return EPERM;
@@ -177,13 +185,27 @@ fn lattice_interpreter_opened(context: LsmContext) -> i32 {
 
 /// The exec is past the point of no return, and its ELF interpreter, if it has one, is open: what is opened from here on is the next
 /// exec's, whose target would else be taken for this one's interpreter.
+///
+/// The new program's memory is the task's by now, and its arguments lie there for good: the name by which it is called is judged.
 #[lsm(hook = "bprm_committed_creds")]
-fn lattice_exec_committed(_context: LsmContext) -> i32 {
-    if let Some(state) = TASKS.get(current())
-        && state.stage == stage::ELF_ALLOWED
-    {
+fn lattice_exec_committed(context: LsmContext) -> i32 {
+    let Some(state) = TASKS.get(current()) else { return 0 };
+    if state.stage == stage::ELF_ALLOWED {
         state.stage = stage::START;
     }
+    let program = Program::new(state.applet_set, state.applet_entry);
+    if program.set() == NO_SET {
+        return 0;
+    }
+    state.applet_set = NO_SET;
+    let role = if state.judged <= 1 {
+        Role::TARGET
+    } else {
+        Role::SCRIPT_INTERPRETER
+    };
+    let bprm = Binprm(context.arg::<Pointer>(0));
+    let arguments = arguments::of_program_at(bprm.first_argument(), state.arguments);
+    judge_called(bprm, program, role, arguments);
     0
 }
 
@@ -229,8 +251,9 @@ fn interpreter_mapped(file: File) -> i32 {
         may_hash: true,
         may_kill: true,
         marks: false,
+        called: core::ptr::null(),
     };
-    match judge(&caller, file, question) {
+    match judge(&caller, file, question).0 {
         Outcome::Refused => EPERM,
         Outcome::Runs | Outcome::Later => 0,
     }

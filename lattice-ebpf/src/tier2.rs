@@ -11,6 +11,7 @@
 #![expect(internal_features, reason = "atomic addition, see atomic.rs")]
 
 mod ancestors;
+mod applet;
 mod arguments;
 mod atomic;
 mod caller;

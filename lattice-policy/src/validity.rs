@@ -82,12 +82,25 @@ impl ExecPolicy {
         }
         check_count("spec.entries", self.entries.len(), MAX_ENTRIES, &mut found);
         check_count("spec.map", self.map.len(), MAX_ENTRIES, &mut found);
-        let mut seen: HashMap<(&FilePath, Option<FileDigest>, Role), usize> = HashMap::new();
+        let mut seen: HashMap<(&FilePath, Option<FileDigest>, Role, Option<&str>), usize> = HashMap::new();
         for (index, entry) in self.entries.iter().enumerate().take(MAX_ENTRIES) {
             let field = format!("spec.entries[{index}]");
             check_entry(&field, entry, &mut found);
-            for role in &entry.roles {
-                let earlier = *seen.entry((&entry.path, entry.sha256, *role)).or_insert(index);
+            // Of a program of many applets each name has rights of its own.
+            let applets: Vec<Option<&str>> = match entry.applets.as_slice() {
+                [] => vec![None],
+                applets => applets
+                    .iter()
+                    .take(MAX_APPLETS)
+                    .map(|name| Some(name.as_str()))
+                    .collect(),
+            };
+            let rights = entry
+                .roles
+                .iter()
+                .flat_map(|role| applets.iter().map(move |applet| (*role, *applet)));
+            for (role, applet) in rights {
+                let earlier = *seen.entry((&entry.path, entry.sha256, role, applet)).or_insert(index);
                 if earlier != index {
                     let message = format!("spec.entries[{earlier}] is for the same file and role");
                     let advice = "Make one entry of the two, or give them different roles.";

@@ -41,6 +41,11 @@ pub fn build(folder: &Path, xtask: &Path, suite: &Path, with_archive: bool) -> R
     for applet in APPLETS {
         symlink("busybox", bin.join(applet))?;
     }
+    let app = added.join("app");
+    fs::create_dir_all(&app)?;
+    for shell in ["ash", "sh"] {
+        symlink("../usr/bin/busybox", app.join(shell))?;
+    }
     scripts(&added)?;
     let actor = bin.join("actor");
     run(Command::new(find("strip")?).arg("-o").arg(&actor).arg(suite))?;
@@ -67,6 +72,8 @@ fn scripts(added: &Path) -> Result<()> {
         ("unlisted-script", "#!/usr/bin/dash\nexec /usr/bin/good # unlisted\n"),
         ("script-of-a-script", "#!/app/unlisted-script\n"),
         ("without-a-start", "exec /usr/bin/good\n"),
+        ("script-of-ash", "#!/app/ash\nexec /usr/bin/good\n"),
+        ("script-of-sh", "#!/app/sh\nexec /usr/bin/good\n"),
     ] {
         canaries::write(&added.join("app").join(name), text.as_bytes())?;
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lattice_common::{
-    abi::{self, DigestWords, EntryRule, PathKey, digest_words, policy_flag},
+    abi::{self, AppletKey, DigestWords, EntryRule, PathKey, digest_words, policy_flag},
     verdict,
 };
 use lattice_policy::{CodeLoading, ExecPolicy, FailAction, FileKind, FilePath, Mode, Origin, Role};
@@ -38,16 +38,28 @@ pub enum CompileError {
         /// The path.
         path: FilePath,
     },
-    /// Applets are not told apart by the kernel side.
+    /// Applets of a file that may have any content.
     #[error(
-        "policy {policy}, entry {path}: applets of a multicall program are not told apart by this release, and allowing the file would \
-         allow all of them; put a program of its own for each applet into the image"
+        "policy {policy}, entry {path}: an entry with applets needs the file's sha256; give it, or remove the applets"
     )]
-    Multicall {
+    AppletsOfPath {
         /// namespace/name.
         policy: String,
         /// The path.
         path: FilePath,
+    },
+    /// An applet's name does not fit the kernel's key.
+    #[error(
+        "policy {policy}, entry {path}: the applet {applet:?} has a name of more than {} bytes; no such program is known to have one",
+        abi::APPLET_NAME_BYTES - 1
+    )]
+    AppletTooLong {
+        /// namespace/name.
+        policy: String,
+        /// The path.
+        path: FilePath,
+        /// The applet's name.
+        applet: String,
     },
 }
 
@@ -60,6 +72,8 @@ pub struct EntrySet {
     pub sizes_bytes: BTreeSet<u64>,
     /// Rules by path.
     pub paths: BTreeMap<Vec<u8>, EntryRule>,
+    /// Rules by the number of a digest's rule and the name that its program is called by.
+    pub applets: BTreeMap<(u32, Vec<u8>), EntryRule>,
 }
 
 impl EntrySet {
@@ -85,6 +99,13 @@ impl EntrySet {
             hasher.update([3]);
             hasher.update((path.len() as u64).to_le_bytes());
             hasher.update(path);
+            hasher.update(rule(value));
+        }
+        for ((entry, name), value) in &self.applets {
+            hasher.update([4]);
+            hasher.update(entry.to_le_bytes());
+            hasher.update((name.len() as u64).to_le_bytes());
+            hasher.update(name);
             hasher.update(rule(value));
         }
         hasher.finalize().into()
@@ -148,7 +169,7 @@ fn map_act(loading: CodeLoading) -> verdict::Act {
 /// Compiles a policy.
 ///
 /// # Errors
-/// When it has too many entries, a path that does not fit, or applets.
+/// When it has too many entries, a path or an applet that does not fit, or applets of a path entry.
 pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
     let name = || format!("{}/{}", policy.namespace, policy.name);
     if policy.entries.len() + policy.map.len() > MAX_ENTRIES {
@@ -160,8 +181,9 @@ pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
     let mut set = EntrySet::default();
     let mut flags = 0;
     for (number, entry) in (0u32..).zip(&policy.entries) {
-        if entry.kind == Some(FileKind::Multicall) && !entry.applets.is_empty() {
-            return Err(CompileError::Multicall {
+        let by_name = entry.kind == Some(FileKind::Multicall) && !entry.applets.is_empty();
+        if by_name && entry.sha256.is_none() {
+            return Err(CompileError::AppletsOfPath {
                 policy: name(),
                 path: entry.path.clone(),
             });
@@ -198,7 +220,32 @@ pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
             origins: 0,
             entry: number,
         });
-        *rule = with_roles(*rule, entry);
+        if by_name {
+            *rule = entry
+                .roles
+                .iter()
+                .fold(*rule, |rule, &listed| rule.with_names(role(listed)));
+            let number = rule.entry;
+            for applet in &entry.applets {
+                if AppletKey::new(0, 0, applet.as_bytes()).is_none() {
+                    return Err(CompileError::AppletTooLong {
+                        policy: name(),
+                        path: entry.path.clone(),
+                        applet: applet.clone(),
+                    });
+                }
+                let rule = set
+                    .applets
+                    .entry((number, applet.clone().into_bytes()))
+                    .or_insert(EntryRule {
+                        origins: 0,
+                        entry: number,
+                    });
+                *rule = with_roles(*rule, entry);
+            }
+        } else {
+            *rule = with_roles(*rule, entry);
+        }
     }
     for (number, rule) in (policy.entries.len() as u32..).zip(&policy.map) {
         let empty = EntryRule {
@@ -344,14 +391,66 @@ mod tests {
         assert_eq!(plugin.entry, 2);
     }
 
+    fn busybox(applets: &[&str], from: Origin) -> Entry {
+        Entry {
+            kind: Some(FileKind::Multicall),
+            applets: applets.iter().map(|&name| name.to_owned()).collect(),
+            ..entry("/bin/busybox", Some(1), &[Role::Target], from)
+        }
+    }
+
     #[test]
-    fn applets_are_refused_rather_than_all_allowed() {
-        let mut busybox = entry("/bin/busybox", Some(1), &[Role::Target], Origin::Any);
-        busybox.kind = Some(FileKind::Multicall);
-        busybox.applets = vec!["sh".into()];
+    fn applets_have_rules_of_their_own() {
+        let other = entry("/a", Some(2), &[Role::Target], Origin::Any);
+        let entries = vec![
+            other,
+            busybox(&["sh", "wget"], Origin::Any),
+            busybox(&["wget", "nc"], Origin::Init),
+        ];
+        let compiled = compile(&policy(entries)).unwrap();
+        let rule = compiled.set.digests[&digest_words(&[1; 32])];
+        assert_eq!((rule.origins_for(verdict::Role::TARGET), rule.entry), (0, 1));
+        assert!(rule.is_by_name(verdict::Role::TARGET));
+        assert!(!rule.is_by_name(verdict::Role::SCRIPT_INTERPRETER));
+        let of = |name: &str| compiled.set.applets[&(1, name.into())].origins_for(verdict::Role::TARGET);
+        assert_eq!(of("sh"), EntryRule::ANY_ORIGIN);
+        assert_eq!(of("wget"), EntryRule::ANY_ORIGIN);
+        assert_eq!(of("nc"), verdict::Origin::INIT.0);
+        assert_eq!(compiled.set.applets.len(), 3);
+    }
+
+    #[test]
+    fn applets_change_the_set() {
+        let identity = |applets: &[&str]| {
+            compile(&policy(vec![busybox(applets, Origin::Any)]))
+                .unwrap()
+                .set
+                .identity()
+        };
+        assert_ne!(identity(&["sh"]), identity(&["ash"]));
+        assert_eq!(identity(&["sh", "ash"]), identity(&["ash", "sh"]));
+    }
+
+    #[test]
+    fn without_applets_every_name_is_allowed() {
+        let compiled = compile(&policy(vec![busybox(&[], Origin::Any)])).unwrap();
+        let rule = compiled.set.digests[&digest_words(&[1; 32])];
+        assert_eq!(rule.origins_for(verdict::Role::TARGET), EntryRule::ANY_ORIGIN);
+        assert!(!rule.is_by_name(verdict::Role::TARGET));
+    }
+
+    #[test]
+    fn applets_that_cannot_be_told_apart_are_refused() {
+        let mut by_path = busybox(&["sh"], Origin::Any);
+        by_path.sha256 = None;
         assert!(matches!(
-            compile(&policy(vec![busybox])),
-            Err(CompileError::Multicall { .. })
+            compile(&policy(vec![by_path])),
+            Err(CompileError::AppletsOfPath { .. })
+        ));
+        let long = "a".repeat(abi::APPLET_NAME_BYTES);
+        assert!(matches!(
+            compile(&policy(vec![busybox(&[&long], Origin::Any)])),
+            Err(CompileError::AppletTooLong { .. })
         ));
     }
 

@@ -370,7 +370,7 @@ impl<T: Tables> Enforcement<T> {
                     .filter(|(digest, _)| !set.digests.contains_key(digest))
                     .collect(),
                 sizes_bytes: old.set.sizes_bytes.difference(&set.sizes_bytes).copied().collect(),
-                paths: BTreeMap::new(),
+                ..EntrySet::default()
             };
             self.tables.remove_set(RUNTIME_SET, &stale)?;
         }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::MapError;
 use lattice_common::abi::{
-    CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PATH_KEY_BYTES, PathKey, Policy,
-    SizeKey, Started, TaskState,
+    AppletKey, CgroupEntry, Container, DigestWords, EntryKey, EntryRule, Namespace, NodeConfig, PATH_KEY_BYTES,
+    PathKey, Policy, SizeKey, Started, TaskState,
 };
 
 use super::compile::EntrySet;
@@ -280,6 +280,11 @@ impl Tables for Maps {
                 absent_is_fine(self.paths.remove(&key), "PATHS")?;
             }
         }
+        for (entry, name) in set.applets.keys() {
+            if let Some(key) = AppletKey::new(number, *entry, name) {
+                absent_is_fine(self.applets.remove(&key), "APPLETS")?;
+            }
+        }
         Ok(())
     }
 
@@ -300,6 +305,13 @@ impl Tables for Maps {
                 .or_default()
                 .paths
                 .insert(key.path[..length].to_vec(), rule);
+        }
+        for element in self.applets.iter() {
+            let (key, rule): (AppletKey, EntryRule) = element.map_err(refused("read", "APPLETS"))?;
+            sets.entry(key.set)
+                .or_default()
+                .applets
+                .insert((key.entry, key.text().to_vec()), rule);
         }
         Ok(sets)
     }
@@ -355,6 +367,11 @@ fn insert_set(maps: &mut Maps, number: u32, set: &EntrySet) -> Result<(), TableE
     for (path, rule) in &set.paths {
         if let Some(key) = PathKey::new(number, path) {
             maps.paths.insert(key, rule, 0).map_err(refused("write", "PATHS"))?;
+        }
+    }
+    for ((entry, name), rule) in &set.applets {
+        if let Some(key) = AppletKey::new(number, *entry, name) {
+            maps.applets.insert(key, rule, 0).map_err(refused("write", "APPLETS"))?;
         }
     }
     Ok(())

@@ -98,7 +98,7 @@ pub fn explain(
 /// What was really done: a signal that failed is not a kill.
 fn effective_action(record: &JudgedFile) -> &'static str {
     let killed = record.flags & record_flag::SIGNAL != 0 && record.signal_result == 0;
-    let denies = record.hook != hook::SCHED_PROCESS_EXEC;
+    let denies = !matches!(record.hook, hook::SCHED_PROCESS_EXEC | hook::BPRM_COMMITTED_CREDS);
     match (record.effect, killed, denies) {
         (Effect::RUN | Effect::NOTE, ..) => "none",
         (_, true, true) => "deny+kill",
@@ -150,7 +150,7 @@ fn drift(record: &JudgedFile, policy: Option<&ExecPolicy>) -> &'static str {
     let path = record.path.as_deref().or(record.name.as_deref()).unwrap_or_default();
     match record.reason {
         Reason::DENYLISTED => "denylisted",
-        Reason::ROLE | Reason::ORIGIN => "unlisted-in-image",
+        Reason::ROLE | Reason::ORIGIN | Reason::APPLET => "unlisted-in-image",
         Reason::UNRESOLVED | Reason::UNRESOLVED_OPEN => "unresolved",
         Reason::UNLISTED | Reason::MAPPING
             if unlinked && record.file_system == TMPFS && path.starts_with(b"/memfd:") =>

@@ -3,8 +3,8 @@
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use lattice_common::{
     abi::{
-        CgroupEntry, Container, DigestWords, EntryKey, EntryRule, InodeKey, KnownInode, Namespace, NodeConfig, PathKey,
-        Policy, SizeKey, Started, counter, maps as names,
+        AppletKey, CgroupEntry, Container, DigestWords, EntryKey, EntryRule, InodeKey, KnownInode, Namespace,
+        NodeConfig, PathKey, Policy, SizeKey, Started, counter, maps as names,
     },
     repeat::{Repeat, RepeatKey},
 };
@@ -39,6 +39,8 @@ pub struct Maps {
     pub sizes: HashMap<MapData, SizeKey, u32>,
     /// Paths by set.
     pub paths: HashMap<MapData, PathKey, EntryRule>,
+    /// Names of programs of many applets by set.
+    pub applets: HashMap<MapData, AppletKey, EntryRule>,
     /// Digests that are refused everywhere.
     pub denylist: HashMap<MapData, DigestWords, u32>,
     /// Marks of tasks.
@@ -150,6 +152,11 @@ impl Maps {
         ),
         (names::SIZES, size_of::<SizeKey>() as u32, 4),
         (names::PATHS, size_of::<PathKey>() as u32, size_of::<EntryRule>() as u32),
+        (
+            names::APPLETS,
+            size_of::<AppletKey>() as u32,
+            size_of::<EntryRule>() as u32,
+        ),
         (names::DENYLIST, size_of::<DigestWords>() as u32, 4),
         (
             names::INODES,
@@ -181,6 +188,7 @@ impl Maps {
             entries: typed(pins, names::ENTRIES)?,
             sizes: typed(pins, names::SIZES)?,
             paths: typed(pins, names::PATHS)?,
+            applets: typed(pins, names::APPLETS)?,
             denylist: typed(pins, names::DENYLIST)?,
             tasks: TaskTable::new(open(pins, names::TASKS)?),
             counters: typed(pins, names::COUNTERS)?,

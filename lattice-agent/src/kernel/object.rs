@@ -176,6 +176,7 @@ fn pinned_maps(tier: Tier) -> impl Iterator<Item = &'static str> {
         map_names::ENTRIES,
         map_names::SIZES,
         map_names::PATHS,
+        map_names::APPLETS,
         map_names::DENYLIST,
         map_names::COUNTERS,
         map_names::SEQUENCE,

@@ -12,6 +12,7 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("LINUX_BINPRM_INTERP", "linux_binprm", "interp"),
     ("LINUX_BINPRM_BUF", "linux_binprm", "buf"),
     ("LINUX_BINPRM_ARGC", "linux_binprm", "argc"),
+    ("LINUX_BINPRM_P", "linux_binprm", "p"),
     ("FILE_F_PATH", "file", "f_path"),
     ("FILE_F_INODE", "file", "f_inode"),
     ("FILE_F_FLAGS", "file", "f_flags"),

@@ -132,6 +132,9 @@ fn why(violation: &v1::Violation, reason: &str) -> String {
             _ => format!("{policy} does not list it"),
         },
         "role" => format!("{policy} lists it, but not {}", role(&violation.role)),
+        "applet" => {
+            format!("{policy} lists this program of many applets, but not under the name that it was called by")
+        }
         "origin" => format!("{policy} lists it, but not for a start {}", origin(&violation.origin)),
         "denylisted" => "its digest is on the denylist, which holds in every mode".to_owned(),
         "unresolved" => "neither its content nor its path could be had for certain".to_owned(),
@@ -166,6 +169,9 @@ fn advice(violation: &v1::Violation, reason: &str) -> &'static str {
             "Start the program itself; if this one is to start by itself, list it as target."
         }
         "role" => "Give the entry this role if that is intended; else find out what uses it so.",
+        "applet" => {
+            "If the service needs this applet, its command, probes or hooks must name it; the name is the caller's word, so a listed shell's is worth as much as that shell."
+        }
         "origin" => {
             "If the application itself is to start it, its command must name it; else find out what in it tried."
         }

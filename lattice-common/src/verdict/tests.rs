@@ -27,7 +27,7 @@ fn of_act(act: Act, check: &mut impl FnMut(Facts, Decision)) {
     for &membership in Membership::ALL.iter().chain(&[Membership(0), Membership(99)]) {
         for &identity in Identity::ALL.iter().chain(&[Identity(0), Identity(99)]) {
             for allowed_origins in 0..8 {
-                for other_role in [false, true] {
+                for (other_role, other_name) in [(false, false), (true, false), (true, true)] {
                     for &origin in Origin::ALL.iter().chain(&[Origin(0)]) {
                         for denylisted in [false, true] {
                             for &mode in Mode::ALL.iter().chain(&[Mode(0), Mode(99)]) {
@@ -38,6 +38,7 @@ fn of_act(act: Act, check: &mut impl FnMut(Facts, Decision)) {
                                         identity,
                                         allowed_origins,
                                         other_role,
+                                        other_name,
                                         origin,
                                         denylisted,
                                         mode,
@@ -178,12 +179,21 @@ fn a_listed_file_in_another_role_says_so() {
         identity: Identity::LISTED_DIGEST,
         allowed_origins: 0,
         other_role: true,
+        other_name: false,
         origin: Origin::INIT,
         denylisted: false,
         mode: Mode::ENFORCE,
         fail: FailAction::CLOSED,
     };
     assert_eq!(verdict(facts).reason, Reason::ROLE);
+    assert_eq!(
+        verdict(Facts {
+            other_name: true,
+            ..facts
+        })
+        .reason,
+        Reason::APPLET
+    );
     assert_eq!(
         verdict(Facts {
             other_role: false,

@@ -61,6 +61,7 @@ pub(crate) fn may(act: Act, hook: u32) -> bool {
         identity: Identity::UNLISTED,
         allowed_origins: u32::from(is_granted),
         other_role: false,
+        other_name: false,
         origin: caller.origin,
         denylisted: false,
         mode: caller.mode,

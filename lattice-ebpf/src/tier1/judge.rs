@@ -2,12 +2,16 @@
 
 use aya_ebpf::helpers::generated::bpf_d_path;
 use lattice_common::{
-    abi::{DigestWords, RECORD_PATH_BYTES, RUNTIME_SET, container_flag, counter, policy_flag, record_flag},
+    abi::{
+        DigestWords, NO_SET, RECORD_PATH_BYTES, RUNTIME_SET, container_flag, counter, hook, policy_flag, record_flag,
+    },
     verdict::{Act, Decision, Effect, Facts, Identity, Membership, Role},
 };
 
 use crate::identity::{PathRule, computed, kept, rule_of_path};
 use crate::{
+    applet::Program,
+    arguments::Place,
     caller::{Caller, current},
     count::{count, decided},
     kernel::{Pointer, Root, SUPER_BLOCK_S_ROOT, mount_namespace, probe},
@@ -15,7 +19,7 @@ use crate::{
     lookup::{rule_of_digest, size_is_listed},
     maps::{DENYLIST, NODE, STARTED},
     report::{FileFacts, Report, report},
-    trusted::{File, Layer, OwnRoot},
+    trusted::{Binprm, File, Layer, OwnRoot},
 };
 
 /// What the hook knows besides the file.
@@ -26,14 +30,19 @@ pub(crate) struct Question {
     /// Address of the path as passed; null where the hook has none.
     pub(crate) name: Pointer,
     /// Where the arguments are, as `lattice_arguments` takes it.
-    pub(crate) arguments: u32,
+    pub(crate) arguments: Place,
     /// Whether content may be read here: `file_open` runs before the file can be.
     pub(crate) may_hash: bool,
     /// Whether a refusal may kill: not for AT_EXECVE_CHECK, which only asks.
     pub(crate) may_kill: bool,
     /// Whether a later file of this exec is taken for the file's own interpreter; its mark must hold.
     pub(crate) marks: bool,
+    /// Address of the path by whose last part a program of many applets is called; null where none can be.
+    pub(crate) called: Pointer,
 }
+
+/// No program whose name counts.
+const NO_PROGRAM: Program = Program::new(NO_SET, 0);
 
 /// What came of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,9 +55,9 @@ pub(crate) enum Outcome {
     Later,
 }
 
-/// Judges `file`.
+/// Judges `file`. What comes besides is the program whose first argument is still to be judged.
 #[inline(always)]
-pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome {
+pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> (Outcome, Program) {
     let inode = file.inode();
     let (denylist_entries, host_root) = NODE
         .get(0)
@@ -71,6 +80,8 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
     let mut identity = Identity::UNLISTED;
     let mut origins = 0;
     let mut other_role = false;
+    let mut other_name = false;
+    let mut program = NO_PROGRAM;
     let mut denylisted = caller.container_flags & container_flag::DENIED != 0;
     let mut flags = 0;
     let mut entry = 0;
@@ -95,7 +106,7 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
             count(counter::SIZE_MISS);
             None
         }
-        None if !question.may_hash => return Outcome::Later,
+        None if !question.may_hash => return (Outcome::Later, NO_PROGRAM),
         None => match computed(file, inode, layer, own) {
             Some(computed) => Some(computed),
             None => {
@@ -122,11 +133,23 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
             other_role = rule.origins != 0;
             entry = rule.entry;
             flags |= record_flag::ENTRY;
+            // Under any name it may not: then this one's last part and the first argument must be listed.
+            if rule.is_by_name(question.role) && origins & caller.origin.0 == 0 && !question.called.is_null() {
+                let named = Program::new(caller.set, rule.entry);
+                origins |= named.rule_of_path(question.called).origins_for(question.role);
+                other_name = origins == 0;
+                // What is refused or told by one name need not be by the other.
+                if origins & caller.origin.0 != 0 {
+                    program = named;
+                }
+            }
         }
     }
     if origins & caller.origin.0 == 0 {
         if let Some(rule) = by_path.rule() {
             identity = Identity::LISTED_PATH;
+            program = NO_PROGRAM;
+            other_name = false;
             origins = rule.origins_for(question.role);
             other_role = rule.origins != 0;
             entry = rule.entry;
@@ -142,6 +165,7 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
         identity,
         allowed_origins: origins,
         other_role,
+        other_name,
         origin: caller.origin,
         denylisted,
         mode: caller.mode,
@@ -154,7 +178,62 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> Outcome 
         facts.identity = Identity::UNRESOLVED;
     }
     let decision = decided(facts);
-    act(caller, decision, file, question, Evidence { flags, entry, digest })
+    let outcome = act(caller, decision, file, question, Evidence { flags, entry, digest });
+    (outcome, program)
+}
+
+/// Judges the name by which a program of many applets, whose file was allowed, is really called. No error can be returned any more, so
+/// that a refusal kills.
+#[inline(always)]
+pub(crate) fn judge_called(bprm: Binprm, program: Program, role: Role, arguments: Place) {
+    let Some(caller) = Caller::current() else { return };
+    let origins = program.rule_of_argument(bprm.first_argument()).origins_for(role);
+    if origins & caller.origin.0 != 0 {
+        return;
+    }
+    let file = bprm.file();
+    let mut flags = record_flag::ENTRY;
+    let layer = file.inode().layer(OwnRoot {
+        container: caller.own_device,
+        host: 0,
+    });
+    match layer {
+        Layer::Lower => flags |= record_flag::LOWER,
+        Layer::Upper => flags |= record_flag::UPPER,
+        Layer::Local | Layer::Foreign => {}
+    }
+    let digest = kept(file.inode(), layer);
+    if digest.is_some() {
+        flags |= record_flag::DIGEST;
+    }
+    let decision = decided(Facts {
+        act: Act::EXEC,
+        membership: caller.membership,
+        identity: Identity::LISTED_DIGEST,
+        allowed_origins: origins,
+        other_role: true,
+        other_name: origins == 0,
+        origin: caller.origin,
+        denylisted: false,
+        mode: caller.mode,
+        fail: caller.fail,
+    });
+    let question = Question {
+        hook: hook::BPRM_COMMITTED_CREDS,
+        role,
+        name: bprm.filename(),
+        arguments,
+        may_hash: false,
+        may_kill: true,
+        marks: false,
+        called: core::ptr::null(),
+    };
+    let evidence = Evidence {
+        flags,
+        entry: program.entry(),
+        digest: digest.unwrap_or_default(),
+    };
+    act(&caller, decision, file, question, evidence);
 }
 
 /// Whether the caller's paths are the container's: its root and its mounts are those that the first program had. In others a chroot or
@@ -196,7 +275,9 @@ fn act(caller: &Caller, decision: Decision, file: File, question: Question, evid
     let inode = file.inode();
     let mut flags = evidence.flags;
     let mut signal_result = 0;
-    if effect == Effect::KILL && question.may_kill {
+    // Where no error can be returned, a denial ends the task too.
+    let is_past_return = question.hook == hook::BPRM_COMMITTED_CREDS;
+    if (effect == Effect::KILL && question.may_kill) || (effect == Effect::DENY && is_past_return) {
         signal_result = kill_current();
         flags |= record_flag::SIGNAL;
         if signal_result != 0 {

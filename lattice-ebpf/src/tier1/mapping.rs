@@ -65,6 +65,7 @@ fn facts(caller: &Caller, identity: Identity) -> Facts {
         identity,
         allowed_origins: 0,
         other_role: false,
+        other_name: false,
         origin: caller.origin,
         denylisted: false,
         mode: caller.mode,

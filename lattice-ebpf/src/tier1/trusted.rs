@@ -6,8 +6,8 @@ use aya_ebpf::Global;
 use crate::kernel::{
     DENTRY_D_INODE, FILE_F_FLAGS, FILE_F_INODE, FILE_F_PATH, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE,
     INODE_I_WRITECOUNT, INODE_SIZE, LINUX_BINPRM_ARGC, LINUX_BINPRM_BUF, LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME,
-    LINUX_BINPRM_IS_CHECK, LINUX_BINPRM_IS_CHECK_MASK, OVERLAYFS, Pointer, SHMEM_SEALS_BEFORE_INODE, SUPER_BLOCK_S_DEV,
-    SUPER_BLOCK_S_FLAGS, SUPER_BLOCK_S_MAGIC, probe,
+    LINUX_BINPRM_INTERP, LINUX_BINPRM_IS_CHECK, LINUX_BINPRM_IS_CHECK_MASK, LINUX_BINPRM_P, OVERLAYFS, Pointer,
+    SHMEM_SEALS_BEFORE_INODE, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_FLAGS, SUPER_BLOCK_S_MAGIC, probe,
 };
 
 /// `__FMODE_EXEC` in `file.f_flags`: only the kernel's own exec code sets it.
@@ -47,6 +47,18 @@ impl Binprm {
     pub(crate) fn filename(self) -> Pointer {
         // SAFETY: bprm is the hook's trusted argument.
         unsafe { field(self.0, &LINUX_BINPRM_FILENAME) }
+    }
+
+    /// Address of the path of this stage's file: as passed, or as the script names its interpreter.
+    #[inline(always)]
+    pub(crate) fn stage_path(self) -> Pointer {
+        probe::<u64>(self.0, LINUX_BINPRM_INTERP.load()) as Pointer
+    }
+
+    /// Address of the first argument in the new program's memory, once that is the task's.
+    #[inline(always)]
+    pub(crate) fn first_argument(self) -> u64 {
+        probe(self.0, LINUX_BINPRM_P.load())
     }
 
     /// Number of arguments; a script's interpreter has others than the script.

@@ -17,7 +17,8 @@ use lattice_common::{
 };
 
 use crate::{
-    arguments::of_program,
+    applet::Program,
+    arguments::{Place, first_argument, of_program},
     caller::{Caller, current},
     count::{count, decided},
     kernel::{Pointer, Root, probe},
@@ -104,6 +105,7 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
             identity: Identity::UNLISTED,
             allowed_origins: 0,
             other_role: false,
+            other_name: false,
             origin: caller.origin,
             denylisted: false,
             mode: caller.mode,
@@ -122,7 +124,12 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
         Role::TARGET
     };
     let arguments = of_program(bprm.argument_count());
-    let refused = judge_file(caller, &seen, role, bprm.filename(), arguments, is_marked);
+    let called = Called {
+        name: bprm.filename(),
+        stage_path: bprm.stage_path(),
+        arguments,
+    };
+    let refused = judge_file(caller, &seen, role, called, is_marked);
     if refused || caller.membership != Membership::MEMBER {
         return;
     }
@@ -148,14 +155,22 @@ pub(crate) fn judge(caller: &Caller, bprm: ProbedBinprm) {
     if result != 0 {
         loader = NOTHING;
     }
-    judge_file(
-        caller,
-        &loader,
-        Role::ELF_INTERPRETER,
-        core::ptr::null(),
+    let called = Called {
+        name: core::ptr::null(),
+        stage_path: core::ptr::null(),
         arguments,
-        true,
-    );
+    };
+    judge_file(caller, &loader, Role::ELF_INTERPRETER, called, true);
+}
+
+/// How a file is called.
+#[derive(Clone, Copy)]
+struct Called {
+    /// Address of the path as passed; null for a loader.
+    name: Pointer,
+    /// Address of the path by whose last part a program of many applets is called; null for a loader.
+    stage_path: Pointer,
+    arguments: Place,
 }
 
 /// `bpf_find_vma` calls it with the area at the address.
@@ -167,7 +182,7 @@ unsafe extern "C" fn found_area(_task: *mut task_struct, area: Pointer, seen: *m
 
 /// Judges one file; returns whether its task was to be killed.
 #[inline(always)]
-fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, arguments: u32, is_marked: bool) -> bool {
+fn judge_file(caller: &Caller, seen: &Seen, role: Role, called: Called, is_marked: bool) -> bool {
     let mut flags = match seen.layer {
         LOWER => record_flag::LOWER,
         UPPER => record_flag::UPPER,
@@ -180,6 +195,7 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, arguments
     let mut identity = Identity::UNRESOLVED;
     let mut origins = 0;
     let mut other_role = false;
+    let mut other_name = false;
     let mut entry = 0;
     // SAFETY: the value is copied at once.
     let known = unsafe {
@@ -213,6 +229,13 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, arguments
                 other_role = rule.origins != 0;
                 entry = rule.entry;
                 flags |= record_flag::ENTRY;
+                if rule.is_by_name(role) && origins & caller.origin.0 == 0 && !called.stage_path.is_null() {
+                    let program = Program::new(caller.set, rule.entry);
+                    let by_path = program.rule_of_path(called.stage_path).origins_for(role);
+                    let by_argument = program.rule_of_argument(first_argument()).origins_for(role);
+                    origins |= by_path & by_argument;
+                    other_name = by_path == 0 || by_argument == 0;
+                }
             }
         }
         // Not of the image's layers, or of a size that no entry has: known to be unlisted without its content.
@@ -239,6 +262,7 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, arguments
         identity,
         allowed_origins: origins,
         other_role,
+        other_name: other_name && origins == 0,
         origin: caller.origin,
         denylisted: caller.container_flags & container_flag::DENIED != 0 || is_denied,
         mode: caller.mode,
@@ -267,8 +291,8 @@ fn judge_file(caller: &Caller, seen: &Seen, role: Role, name: Pointer, arguments
             signal_result,
             entry,
             digest,
-            name,
-            arguments,
+            name: called.name,
+            arguments: called.arguments,
             file: FileFacts {
                 inode: seen.inode,
                 size_bytes: seen.size_bytes,

@@ -28,6 +28,12 @@ impl ProbedBinprm {
         probe::<u64>(self.0, LINUX_BINPRM_FILENAME.load()) as Pointer
     }
 
+    /// Address of the path of this stage's file: as passed, or as the script names its interpreter.
+    #[inline(always)]
+    pub(crate) fn stage_path(self) -> Pointer {
+        probe::<u64>(self.0, LINUX_BINPRM_INTERP.load()) as Pointer
+    }
+
     /// Whether the file of this stage is the interpreter of another: binfmt_script and binfmt_misc put their own name here.
     #[inline(always)]
     pub(crate) fn is_interpreter(self) -> bool {

@@ -60,6 +60,8 @@ pub enum Way {
     AfterOverlay,
     /// With a listed program's path as argv\[0\].
     OtherName,
+    /// With the first argument as argv\[0\].
+    CalledAs,
     /// After the first two arguments have changed places (RENAME_EXCHANGE).
     AfterExchange,
     /// From a copy in a file that never had a name (O_TMPFILE), in the folder that the first argument names.
@@ -73,7 +75,7 @@ pub enum Way {
     LateThread,
 }
 
-const WORDS: [(Way, &str); 18] = [
+const WORDS: [(Way, &str); 19] = [
     (Way::Exec, "exec"),
     (Way::Descriptor, "descriptor"),
     (Way::ProcDescriptor, "proc-descriptor"),
@@ -87,6 +89,7 @@ const WORDS: [(Way, &str); 18] = [
     (Way::AfterMount, "after-mount"),
     (Way::AfterOverlay, "after-overlay"),
     (Way::OtherName, "other-name"),
+    (Way::CalledAs, "called-as"),
     (Way::AfterExchange, "after-exchange"),
     (Way::Nameless, "nameless"),
     (Way::AfterBind, "after-bind"),
@@ -128,6 +131,7 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
         enter(cgroup)?;
     }
     let mut nameless = None;
+    let mut called = "/usr/bin/good";
     let rest = match (way, rest) {
         (Way::AfterMove, [elsewhere, rest @ ..]) => {
             enter(elsewhere)?;
@@ -149,6 +153,10 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
         (Way::AfterExchange, [one, other, rest @ ..]) => {
             let flags = RenameFlags::RENAME_EXCHANGE;
             renameat2(AT_FDCWD, one.as_str(), AT_FDCWD, other.as_str(), flags)?;
+            rest
+        }
+        (Way::CalledAs, [name, rest @ ..]) => {
+            called = name;
             rest
         }
         (Way::Nameless, [folder, rest @ ..]) => {
@@ -174,7 +182,7 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
     };
     let [program, ..] = rest else { return Err(bad()) };
     match way {
-        Way::OtherName => errno_code(&Command::new(program).arg0("/usr/bin/good").args(&rest[1..]).exec()),
+        Way::OtherName | Way::CalledAs => errno_code(&Command::new(program).arg0(called).args(&rest[1..]).exec()),
         Way::Nameless => {
             let folder = nameless.ok_or_else(bad)?;
             let mut file = File::options()

@@ -44,6 +44,8 @@ pub struct Violation {
     pub role: String,
     pub origin: String,
     pub pid: u32,
+    #[serde(default)]
+    pub argv: Vec<String>,
     pub container: Option<Container>,
 }
 

@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use lattice_policy::{
-    CodeLoading, Entry, ExecPolicy, FailAction, FailSemantics, FileDigest, Mode, Origin, Role, Scope, Target, to_yaml,
+    CodeLoading, Entry, ExecPolicy, FailAction, FailSemantics, FileDigest, FileKind, Mode, Origin, Role, Scope, Target,
+    to_yaml,
 };
 
 use super::{
@@ -90,6 +91,16 @@ impl Policy {
             ..entry(Path::new(path), roles, from)
         });
         Ok(self)
+    }
+
+    /// The entry that was added last is one of a program of many applets, of which these may start.
+    #[must_use]
+    pub fn applets(mut self, names: &[&str]) -> Self {
+        if let Some(entry) = self.0.entries.last_mut() {
+            entry.kind = Some(FileKind::Multicall);
+            entry.applets = names.iter().map(|&name| name.to_owned()).collect();
+        }
+        self
     }
 
     /// Whatever lies at the path.

@@ -346,6 +346,8 @@ impl<'a> Trial<'a> {
         // Before the file is opened, tier 2 can refuse as well as kill.
         let action = match action {
             "kill" if event.hook == "fanotify" => "deny+kill",
+            // Past the point of no return a signal is all that is left.
+            "deny+kill" if event.hook == "bprm_committed_creds" => "kill",
             _ => action,
         };
         let found = (

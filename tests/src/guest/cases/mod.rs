@@ -1,6 +1,7 @@
 //! The cases, in the order in which they run: those that stop the agent come last.
 
 mod agent_life;
+mod applets;
 mod container;
 mod content;
 mod denylist;
@@ -36,20 +37,25 @@ pub enum Listed {
 
 /// Those that need nothing but containers of the image: they hold in both tiers.
 pub fn native() -> Vec<Listed> {
-    [container::CASES, walkthrough::CASES, evasion::CASES]
-        .into_iter()
-        .flatten()
-        .map(|case| {
-            if is_tier_1() || case.name != container::HASHED_ONCE {
-                Listed::Case(*case)
-            } else {
-                Listed::Skipped {
-                    name: case.name,
-                    reason: || Some("in tier 2 the kernel hashes nothing".to_owned()),
-                }
+    [
+        container::CASES,
+        walkthrough::CASES,
+        applets::IN_A_CONTAINER,
+        evasion::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|case| {
+        if is_tier_1() || case.name != container::HASHED_ONCE {
+            Listed::Case(*case)
+        } else {
+            Listed::Skipped {
+                name: case.name,
+                reason: || Some("in tier 2 the kernel hashes nothing".to_owned()),
             }
-        })
-        .collect()
+        }
+    })
+    .collect()
 }
 
 /// All of them.
@@ -64,12 +70,14 @@ pub fn all() -> Vec<Listed> {
         membership::CASES,
         paths::CASES,
         origin::CASES,
+        applets::CASES,
         loading::CASES,
         guard::CASES,
         denylist::CASES,
         live::CASES,
         container::CASES,
         walkthrough::CASES,
+        applets::IN_A_CONTAINER,
         evasion::CASES,
         agent_life::CASES,
     ]

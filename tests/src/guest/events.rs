@@ -46,6 +46,10 @@ pub struct Violation {
     pub pid: u32,
     #[serde(default)]
     pub argv: Vec<String>,
+    #[serde(default)]
+    pub argv_truncated: bool,
+    #[serde(default)]
+    pub argv_source: String,
     pub container: Option<Container>,
 }
 

@@ -101,7 +101,7 @@ pub(super) const CASES: &[Case] = &[
             anyhow::ensure!(event.hook == "bprm_committed_creds", "the event is of {}", event.hook);
             anyhow::ensure!(
                 event.argv.first().is_some_and(|argument| argument == "ash"),
-                "the event's arguments are {:?}",
+                "the event's arguments are {:?}: {event:?}",
                 event.argv
             );
             Ok(())

@@ -83,11 +83,12 @@ unsafe extern "C" fn look_for_slash(index: u32, _nothing: *mut c_void) -> i64 {
     let Some(scratch) = APPLET_SCRATCH.get(current()) else {
         return 1;
     };
-    let index = index as usize;
+    // Below the loop's count already; 6.1's verifier follows a mask where it loses a comparison.
+    let index = index as usize & (TEXT_BYTES - 1);
     if index as u64 >= scratch.used {
         return 1;
     }
-    if scratch.text.get(index) == Some(&b'/') {
+    if scratch.text[index] == b'/' {
         scratch.start = index as u64 + 1;
     }
     0
@@ -128,9 +129,9 @@ extern "C" fn lattice_applet(program: u64, text: u64, memory: u32) -> u64 {
             0,
         )
     };
-    let (start, end) = (scratch.start, scratch.used);
+    let (start, end) = (scratch.start & (TEXT_BYTES as u64 - 1), scratch.used);
     let name_bytes = end.wrapping_sub(start);
-    if name_bytes == 0 || name_bytes >= APPLET_NAME_BYTES as u64 || start >= TEXT_BYTES as u64 {
+    if name_bytes == 0 || name_bytes >= APPLET_NAME_BYTES as u64 {
         return 0;
     }
     let key = &mut scratch.key;

@@ -16,7 +16,7 @@ use crate::{
     kernel::{MM_STRUCT_ARG_START, Pointer, TASK_STRUCT_MM, TASK_STRUCT_STATUS, probe},
 };
 
-/// Where the arguments are, in one register as a BPF function can take it: from bit 48 on how many of them lie in the current task's own
+/// Where the arguments are, in one register as a BPF function can take it: from bit 56 on how many of them lie in the current task's own
 /// memory, which is the new program's, and below that the address of the first, 0 for where the memory itself says.
 pub(crate) type Place = u64;
 
@@ -25,7 +25,7 @@ pub(crate) const NOWHERE: Place = 0;
 /// In the caller's memory, as the system call names them.
 pub(crate) const AT_CALLER: Place = 1;
 
-const COUNT_SHIFT: u32 = 48;
+const COUNT_SHIFT: u32 = 56;
 
 /// So many arguments in the current task's own memory, which is the new program's.
 #[inline(always)]
@@ -33,11 +33,14 @@ pub(crate) const fn of_program(count: u32) -> Place {
     of_program_at(0, count)
 }
 
-/// Likewise, while only the exec knows where: the first one's address, which is below 2^47.
+/// Likewise, while only the exec knows where: the first one's address. With five levels of page tables it
+/// is just below 2^56, since an exec builds its stack at the very top, whatever the program uses later.
 #[inline(always)]
 pub(crate) const fn of_program_at(first: u64, count: u32) -> Place {
-    // An exec has at least one argument since 5.18; more than the record has are as good as many.
-    if count == 0 || count > 0xffff {
+    // More than fit are as good as many: the record has fewer.
+    let count = if count > u8::MAX as u32 { u8::MAX as u32 } else { count };
+    // An exec has at least one argument since 5.18.
+    if count == 0 {
         NOWHERE
     } else {
         (count as u64) << COUNT_SHIFT | first & (1 << COUNT_SHIFT) - 1

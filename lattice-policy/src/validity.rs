@@ -54,6 +54,9 @@ impl fmt::Display for InvalidPolicy {
 
 impl std::error::Error for InvalidPolicy {}
 
+/// What an entry gives a right to: a file's content, in a role, under a name if the names count.
+type Right<'a> = (&'a FilePath, Option<FileDigest>, Role, Option<&'a str>);
+
 impl ExecPolicy {
     /// Checks everything that the types alone do not guarantee.
     ///
@@ -82,7 +85,7 @@ impl ExecPolicy {
         }
         check_count("spec.entries", self.entries.len(), MAX_ENTRIES, &mut found);
         check_count("spec.map", self.map.len(), MAX_ENTRIES, &mut found);
-        let mut seen: HashMap<(&FilePath, Option<FileDigest>, Role, Option<&str>), usize> = HashMap::new();
+        let mut seen: HashMap<Right<'_>, usize> = HashMap::new();
         for (index, entry) in self.entries.iter().enumerate().take(MAX_ENTRIES) {
             let field = format!("spec.entries[{index}]");
             check_entry(&field, entry, &mut found);

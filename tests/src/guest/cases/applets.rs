@@ -66,11 +66,8 @@ pub(super) const CASES: &[Case] = &[
         prepare: |place| {
             shells(place)?;
             let busybox = place.path("busybox");
-            Ok(Policy::enforce().allow(&busybox)?.applets(&["sh"]).allow_as(
-                &busybox,
-                &[Role::Target],
-                Origin::ExecSession,
-            )?)
+            let policy = Policy::enforce().allow(&busybox)?.applets(&["sh"]);
+            policy.allow_as(&busybox, &[Role::Target], Origin::ExecSession)
         },
         run: |trial| {
             // The application may run sh alone, a session every name.

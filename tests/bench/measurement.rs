@@ -11,7 +11,7 @@ pub(crate) const LINE_PREFIX: &str = "measurement ";
 /// One measured situation.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Measurement {
-    /// The requirement: P1, P2 or P3.
+    /// The requirement: P1, P2, P3 or N6.
     pub(crate) requirement: String,
     /// What was measured, in a few words.
     pub(crate) case: String,

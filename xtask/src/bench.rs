@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: the figures P1 to P3 of the requirements, counted rather than timed.
+//! `cargo xtask bench`: the figures P1 to P3 and N6 of the requirements, counted rather than timed where that can be.
 //!
 //! ```text
 //!  build ─► for each kernel and part: vm --icount ─► bench-guest ─► measurements ─► goals ─► tables, JSON, docs
+//!       └─► natively: what only a real clock shows ──┘
 //! ```
 //!
 //! In a VM with one processor whose clock is its instruction counter, a guest nanosecond is one executed instruction: the
@@ -34,8 +35,8 @@ pub(crate) struct Arguments {
     /// Fewer repetitions and steps: minutes instead of a quarter of an hour
     #[arg(long)]
     quick: bool,
-    /// Kernel series to measure on; by default all
-    #[arg(long = "kernel", value_parser = kernels::parse_series)]
+    /// Kernel series to measure on, or `native` for this machine's own kernel; by default all
+    #[arg(long = "kernel", value_parser = parse_kernel)]
     kernels: Vec<String>,
     /// Parts to measure; by default all
     #[arg(long = "part", value_enum)]
@@ -49,6 +50,26 @@ pub(crate) struct Arguments {
     /// Write the tables into docs/benchmarks.md
     #[arg(long)]
     write: bool,
+}
+
+/// This machine's own kernel.
+const NATIVE: &str = "native";
+
+fn parse_kernel(text: &str) -> Result<String, String> {
+    if text == NATIVE {
+        Ok(text.to_owned())
+    } else {
+        kernels::parse_series(text)
+    }
+}
+
+impl Arguments {
+    /// The chosen parts that are measured there.
+    fn parts(&self, series: &str) -> impl Iterator<Item = run::Part> {
+        run::Part::all().filter(move |part| {
+            part.is_native() == (series == NATIVE) && (self.parts.is_empty() || self.parts.contains(part))
+        })
+    }
 }
 
 /// All that one run measured.
@@ -79,8 +100,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         run::build()?;
     }
     let mut kernels = Vec::new();
-    for series in kernels::SERIES {
-        if arguments.kernels.is_empty() || arguments.kernels.iter().any(|chosen| chosen == series) {
+    for series in kernels::SERIES.into_iter().chain([NATIVE]) {
+        let is_chosen = arguments.kernels.is_empty() || arguments.kernels.iter().any(|chosen| chosen == series);
+        if is_chosen && arguments.parts(series).next().is_some() {
             kernels.push(measure(arguments, series)?);
         }
     }
@@ -109,19 +131,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
+/// Measures on a kernel of a VM, or on this machine's own.
 fn measure(arguments: &Arguments, series: &str) -> Result<KernelReport> {
+    let is_native = series == NATIVE;
     let mut report = KernelReport {
         series: series.to_owned(),
-        release: kernels::ensure(series)?.release,
+        release: if is_native {
+            first_line(Command::new("uname").arg("--kernel-release"))
+        } else {
+            kernels::ensure(series)?.release
+        },
         measurements: Vec::new(),
         failures: Vec::new(),
     };
-    for part in run::Part::all() {
-        if !arguments.parts.is_empty() && !arguments.parts.contains(&part) {
-            continue;
-        }
+    for part in arguments.parts(series) {
         eprintln!("bench: {part} on {}", report.release);
-        if let Err(error) = run::in_guest(part, series, arguments.quick, &mut report.measurements) {
+        let measured = if is_native {
+            run::on_this_machine(part, arguments.quick, &mut report.measurements)
+        } else {
+            run::in_guest(part, series, arguments.quick, &mut report.measurements)
+        };
+        if let Err(error) = measured {
             eprintln!("bench: {part} on {series}: {error:#}");
             report.failures.push(format!("{part}: {error:#}"));
         }

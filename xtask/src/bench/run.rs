@@ -1,4 +1,4 @@
-//! One part of the benchmark, in a VM of its own.
+//! One part of the benchmark, in a VM of its own or on this machine with mounts of its own.
 
 use std::{
     fmt,
@@ -31,11 +31,20 @@ pub(crate) enum Part {
     Footprint,
     /// P3: time to protection by an emulated clock that runs with this machine's
     Start,
+    /// P1: nanoseconds of one exec, on this machine's own kernel
+    Native,
+    /// N6: from a mode's change to the kernel, on this machine's own kernel
+    Flip,
 }
 
 impl Part {
     pub(super) fn all() -> impl Iterator<Item = Self> {
         Self::value_variants().iter().copied()
+    }
+
+    /// Whether it is measured on this machine's own kernel rather than in a VM.
+    pub(super) fn is_native(self) -> bool {
+        matches!(self, Self::Native | Self::Flip)
     }
 
     /// Whether the guest's clock counts instructions.
@@ -64,6 +73,8 @@ pub(super) fn build() -> Result<()> {
         "--quiet",
         "--package",
         "lattice-agent",
+        "--package",
+        "lattice-central",
         "--package",
         "latticectl",
     ]);
@@ -99,27 +110,56 @@ pub(super) fn in_guest(part: Part, series: &str, quick: bool, measurements: &mut
     if quick {
         xtask.arg("--quick");
     }
-    let mut child = xtask
+    listen(&mut xtask, measurements)
+}
+
+/// Its own mounts: a BPF file system where the agent has its pins, and a /tmp that ends with it.
+const OWN_MOUNTS: &str = "mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /tmp && exec \"$@\"";
+
+/// Likewise on this machine, with mounts of its own.
+///
+/// # Errors
+///
+/// Where the part fails, or another agent is at work: its programs would run at each exec too.
+pub(super) fn on_this_machine(part: Part, quick: bool, measurements: &mut Vec<Measurement>) -> Result<()> {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c", OWN_MOUNTS, "sh"])
+        .arg(workspace::host_program(GUEST_PROGRAM))
+        .arg(part.to_string());
+    if quick {
+        command.arg("--quick");
+    }
+    let programs = workspace::host_program(GUEST_PROGRAM);
+    let folder = programs.parent().context("our programs are in no folder")?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", folder.display()));
+    listen(&mut command, measurements)
+}
+
+/// Runs a measuring program and takes what it says.
+fn listen(command: &mut Command, measurements: &mut Vec<Measurement>) -> Result<()> {
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("cannot start the vm verb")?;
-    let stdout = child.stdout.take().context("the vm verb was started without a pipe")?;
+        .with_context(|| format!("cannot start `{}`", process::display(command)))?;
+    let stdout = child.stdout.take().context("it was started without a pipe")?;
     for line in BufReader::new(stdout).lines() {
         let line = line.context("cannot read what the guest says")?;
         match line.strip_prefix(LINE_PREFIX) {
             Some(json) => {
-                let measurement: Measurement = serde_json::from_str(json)
-                    .with_context(|| format!("the guest's measurement is no such: {json}"))?;
+                let measurement: Measurement =
+                    serde_json::from_str(json).with_context(|| format!("what was measured cannot be read: {json}"))?;
                 eprintln!("bench:   {}", measurement.case);
                 measurements.push(measurement);
             }
             None => eprintln!("{line}"),
         }
     }
-    let status = child.wait().context("cannot wait for the vm verb")?;
+    let status = child.wait().context("cannot wait for it")?;
     if !status.success() {
-        bail!("the guest ended with {status}; what it said is above");
+        bail!("the measuring program ended with {status}; what it said is above");
     }
     Ok(())
 }

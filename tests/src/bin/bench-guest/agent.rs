@@ -4,17 +4,17 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{stage::Stage, statistics};
+use crate::{central::Central, stage::Stage, statistics};
 
-const CGROUPS: &str = "/sys/fs/cgroup";
-/// The agent's own cgroup: its account holds what ended threads took, too.
-const AGENT_CGROUP: &str = "/sys/fs/cgroup/bench-agent";
+/// Name of the agent's own cgroup: its account holds what ended threads took, too.
+const AGENT_CGROUP: &str = "bench-agent";
 const LOG: &str = "/tmp/bench-agent.log";
 const STATE: &str = "/tmp/bench-state";
 /// Where the BPF file system is.
@@ -22,6 +22,9 @@ pub(crate) const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// Guest time, in which an instruction is a nanosecond: an agent that has not started after this never will.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Where the cgroup2 hierarchy is mounted, where no mount says otherwise.
+const UNIFIED: &str = "/sys/fs/cgroup";
 
 const READY: &str = "ready";
 const IN_FORCE: &str = "policies from files are in force";
@@ -35,9 +38,32 @@ pub(crate) struct Agent {
     pub(crate) start_cpu: Duration,
 }
 
+/// Where the agent has its policies from.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// The stage's files.
+    Files,
+    /// A central.
+    Central(&'a Central),
+}
+
 /// The cgroup of a container.
 pub(crate) fn cgroup(container: u32) -> PathBuf {
-    Path::new(CGROUPS).join(format!("bench-{container}"))
+    cgroups().join(format!("bench-{container}"))
+}
+
+/// The cgroup2 hierarchy; beside version 1 it is not where it is by itself.
+fn cgroups() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let found = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let (path, kind) = (words.next()?, words.next()?);
+            (kind == "cgroup2").then(|| path.into())
+        });
+        found.unwrap_or_else(|| UNIFIED.into())
+    })
 }
 
 impl Agent {
@@ -47,20 +73,34 @@ impl Agent {
     ///
     /// Where it does not start; the end of its log is in the error.
     pub(crate) fn start(stage: &Stage, containers: u32) -> Result<Self> {
+        Self::start_with(Source::Files, stage, containers)
+    }
+
+    /// Likewise, with the policies of a source.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not start; the end of its log is in the error.
+    pub(crate) fn start_with(source: Source<'_>, stage: &Stage, containers: u32) -> Result<Self> {
         let mut command = Command::new("sh");
         // The shell moves itself and then becomes the agent: every instruction is on the cgroup's account.
-        fs::create_dir_all(AGENT_CGROUP).with_context(|| format!("cannot create {AGENT_CGROUP}"))?;
+        let own = cgroups().join(AGENT_CGROUP);
+        fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
         command
             .arg("-c")
-            .arg(format!("echo 0 >{AGENT_CGROUP}/cgroup.procs; exec \"$@\""))
-            .args(["sh", "lattice-agent", "run", "--state", STATE, "--policies"]);
-        command.arg(stage.policies());
+            .arg(format!("echo 0 >{}/cgroup.procs; exec \"$@\"", own.display()))
+            .args(["sh", "lattice-agent", "run", "--state", STATE]);
+        match source {
+            Source::Files => command.arg("--policies").arg(stage.policies()),
+            Source::Central(central) => command.args(central.agent_arguments()),
+        };
         for container in 0..containers {
             let folder = cgroup(container);
             fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
             command.arg(format!(
-                "--cgroup={}=n{container}/w{container}/c,root={}",
+                "--cgroup={}={}/w{container}/c,root={}",
                 folder.display(),
+                stage.namespace(container),
                 stage.root().display()
             ));
         }
@@ -193,7 +233,7 @@ impl Agent {
 ///
 /// Where its account cannot be read.
 pub(crate) fn cpu() -> Result<Duration> {
-    let path = Path::new(AGENT_CGROUP).join("cpu.stat");
+    let path = cgroups().join(AGENT_CGROUP).join("cpu.stat");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let micros = text
         .lines()

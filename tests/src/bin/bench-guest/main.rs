@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod central;
 mod cycle;
 mod elf;
 #[path = "../../../bench/measurement.rs"]

@@ -1,6 +1,8 @@
 //! What is measured, one VM a part.
 
+mod flip;
 mod footprint;
+mod native;
 mod per_exec;
 mod scale;
 mod throughput;
@@ -22,6 +24,10 @@ pub(crate) enum Part {
     Footprint,
     /// P3: time to protection alone, for a VM whose clock is a real one
     Start,
+    /// P1: time of one exec on this machine's own kernel
+    Native,
+    /// N6: from a mode's change at central to the kernel, on this machine's own kernel
+    Flip,
 }
 
 /// Measures a part.
@@ -30,12 +36,14 @@ pub(crate) enum Part {
 ///
 /// Where anything does not happen as the measurement presumes.
 pub(crate) fn run(part: Part, quick: bool) -> Result<()> {
-    let stage = Stage::build()?;
+    let mut stage = Stage::build()?;
     match part {
         Part::PerExec => per_exec::run(&stage, quick),
         Part::Scale => scale::run(&stage, quick),
         Part::Throughput => throughput::run(&stage, quick),
         Part::Footprint => footprint::run(&stage, quick),
         Part::Start => footprint::start(&stage),
+        Part::Native => native::run(&stage, quick),
+        Part::Flip => flip::run(&mut stage, quick),
     }
 }

@@ -59,6 +59,7 @@ pub(crate) const TMPFS_BYTES: [usize; 3] = [SMALL_BYTES, 1 << 20, 4 << 20];
 pub(crate) struct Stage {
     entries: Vec<String>,
     policies: PathBuf,
+    is_one_namespace: bool,
 }
 
 impl Stage {
@@ -75,6 +76,7 @@ impl Stage {
         let mut stage = Self {
             entries: Vec::new(),
             policies: root.join("policies"),
+            is_one_namespace: false,
         };
         let lower = root.join("lower");
         let any = "target, script-interpreter";
@@ -119,7 +121,10 @@ impl Stage {
         elf::write(path, content).with_context(|| format!("cannot write {}", path.display()))?;
         if let Some(roles) = roles {
             let digest = hex(&Sha256::digest(content));
-            let entry = entry(&path.display().to_string(), &digest, content.len(), roles);
+            // As the container has it; tier 2 looks for it in the layers by this name.
+            let own = path.strip_prefix(Path::new(ROOT).join("lower"));
+            let own = own.map_or_else(|_| path.to_owned(), |name| Path::new("/").join(name));
+            let entry = entry(&own.display().to_string(), &digest, content.len(), roles);
             self.entries.push(entry);
         }
         Ok(())
@@ -128,6 +133,20 @@ impl Stage {
     /// Where the overlay is mounted that stands for the container's root.
     pub(crate) fn root(&self) -> PathBuf {
         Path::new(ROOT).join("merged")
+    }
+
+    /// From now on all containers are in one namespace, rather than each in its own.
+    pub(crate) fn put_into_one_namespace(&mut self) {
+        self.is_one_namespace = true;
+    }
+
+    /// A container's namespace.
+    pub(crate) fn namespace(&self, container: u32) -> String {
+        if self.is_one_namespace {
+            "all".to_owned()
+        } else {
+            format!("n{container}")
+        }
     }
 
     pub(crate) fn policies(&self) -> &Path {
@@ -147,8 +166,9 @@ impl Stage {
     /// Where the file cannot be written.
     pub(crate) fn write_policy(&self, container: u32, mode: &str, entries: u32, distinct_sizes: u32) -> Result<()> {
         let mut text = format!(
-            "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {{name: p{container}, namespace: n{container}}}\n\
+            "apiVersion: lattice.dev/v1alpha1\nkind: ExecPolicy\nmetadata: {{name: p{container}, namespace: {}}}\n\
              spec:\n  mode: {mode}\n  target: {{workload: w{container}}}\n  entries:\n{}",
+            self.namespace(container),
             self.entries.concat()
         );
         for number in self.own_entries()..entries {

@@ -1,6 +1,8 @@
 //! The uplink against a hub over real mTLS: events arrive once central is there and only leave the spool when it acknowledged
 //! them; policies arrive, are answered and survive.
 
+mod hostile;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -8,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lattice_agent::{
@@ -148,14 +150,28 @@ impl Central {
             .tls_config(tls)
             .unwrap()
             .add_service(AgentHubServer::new(hub));
-        let listener = std::net::TcpListener::bind(address).unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let listener = listen(address);
         let runtime = Runtime::new().unwrap();
         runtime.spawn(async move {
             let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap());
             server.serve_with_incoming(incoming).await.unwrap();
         });
         Self(Some(runtime))
+    }
+}
+
+/// A central that was there before may still be about to leave.
+fn listen(address: SocketAddr) -> std::net::TcpListener {
+    let deadline = Instant::now() + SECONDS;
+    loop {
+        match std::net::TcpListener::bind(address) {
+            Ok(listener) => {
+                listener.set_nonblocking(true).unwrap();
+                return listener;
+            }
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

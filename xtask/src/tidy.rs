@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: what a reviewer should not have to look for.
 
+mod references;
 mod words;
 
 use anyhow::{Result, bail};
@@ -11,9 +12,10 @@ pub(crate) struct Arguments {}
 
 type Check = fn() -> Result<()>;
 
-const CHECKS: [(&str, Check); 5] = [
+const CHECKS: [(&str, Check); 6] = [
     ("formatting", formatting),
     ("forbidden words", words::check_words),
+    ("files that documents name", references::check),
     ("sources of the dependencies", words::check_lock_file),
     ("lints", lints),
     ("generated code", codegen::check),

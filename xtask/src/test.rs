@@ -5,9 +5,12 @@
 //!                                     └─ each a program whose lines `report` understands
 //! ```
 //!
+//! What the suites say of the evasion corpus is merged to one table, which is held against `docs/kernel-support.md` (`evasions`).
+//!
 //! To add a suite, add a line in `suites`. A suite that says nothing, or ends badly without naming a failure, counts as
 //! one failed test: silence is no success.
 
+mod evasions;
 mod report;
 mod suites;
 
@@ -22,6 +25,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{build, build_ebpf, process, setup};
+use evasions::Evasions;
 use report::{Report, Tally};
 use suites::Suite;
 
@@ -56,9 +60,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     process::execute(build::cargo().arg("build"))?;
 
     let mut reports = Vec::new();
+    let mut evasions = Evasions::default();
     for suite in chosen {
         heading(&suite.name);
-        let report = run_suite(suite)?;
+        let report = run_suite(suite, &mut evasions)?;
         println!(
             "--- {}: {} ({} s)",
             report.suite,
@@ -66,6 +71,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             report.duration.as_secs()
         );
         reports.push(report);
+    }
+    heading("evasion corpus");
+    if let Some(tally) = evasions.close()? {
+        println!("--- {tally}");
+        reports.push(Report {
+            suite: "evasion corpus".to_owned(),
+            tally,
+            duration: Duration::ZERO,
+        });
+    } else {
+        println!("no suite of it ran");
     }
     heading(&format!("result after {} s", started.elapsed().as_secs()));
     let sum = report::print_table(&reports);
@@ -85,7 +101,7 @@ fn heading(text: &str) {
 }
 
 /// Runs one suite, shows its lines as they come, and counts.
-fn run_suite(mut suite: Suite) -> Result<Report> {
+fn run_suite(mut suite: Suite, evasions: &mut Evasions) -> Result<Report> {
     let started = Instant::now();
     let mut tally = Tally::default();
     let mut child = suite
@@ -122,6 +138,7 @@ fn run_suite(mut suite: Suite) -> Result<Report> {
             Ok(line) => {
                 println!("{line}");
                 tally.read_line(&line);
+                evasions.read_line(&line);
             }
             Err(RecvTimeoutError::Disconnected) => break end_of(&mut child, &suite.command)?,
             Err(RecvTimeoutError::Timeout) => {

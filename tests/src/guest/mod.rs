@@ -5,6 +5,7 @@ pub mod agent;
 pub mod canaries;
 pub mod cases;
 pub mod container;
+pub mod corpus;
 pub mod events;
 pub mod host;
 pub mod node;
@@ -76,6 +77,7 @@ pub fn run(listed: Vec<Listed>, only: &[String]) -> ExitCode {
             std::time::Duration::ZERO,
         );
     }
+    node.corpus.print();
     if report.has_failures() {
         agent::print_troubles();
     }

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     agent::Agent,
+    corpus::Corpus,
     events::Told,
     host::{Runtime, host},
     overlay::Overlay,
@@ -23,6 +24,8 @@ pub struct Node {
     pub more_arguments: Vec<String>,
     /// All that any agent told.
     pub told: Told,
+    /// What came of the corpus.
+    pub corpus: Corpus,
 }
 
 impl Node {

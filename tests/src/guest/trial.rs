@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{
     actor::{ERRNO_BASE, VERB, Way},
     canaries::{self, MARK_BYTES},
+    corpus::{self, tricks_of},
     events::{Violation, of_workload},
     host::{host, is_tier_1},
     node::Node,
@@ -126,6 +127,8 @@ pub enum Expected {
     Noted(Cause),
     /// The kernel refuses it by itself, with this errno, in both phases.
     Fails(i32),
+    /// It runs, and nothing is said: a hole of this tier, which `docs/kernel-support.md` names.
+    Hole,
 }
 
 /// What came of an attempt.
@@ -165,6 +168,8 @@ pub struct Trial<'a> {
     expected_events: usize,
     attempts: u32,
     holds_events: bool,
+    /// Of the corpus; where there is none the corpus says which ones the case tries.
+    trick: Option<&'static str>,
 }
 
 impl<'a> Trial<'a> {
@@ -177,7 +182,28 @@ impl<'a> Trial<'a> {
             expected_events: 0,
             attempts: 0,
             holds_events: false,
+            trick: None,
         }
+    }
+
+    /// Names the trick of the corpus that the attempts from here on try.
+    pub fn trick(&mut self, name: &'static str) -> &mut Self {
+        self.trick = Some(name);
+        self
+    }
+
+    /// Tells the corpus what came of an attempt that the agent was to stop.
+    ///
+    /// # Errors
+    /// When the corpus does not know the trick.
+    pub fn tell(&mut self, outcome: corpus::Outcome) -> Result<()> {
+        let tricks = tricks_of(self.place.name, self.trick)?;
+        if !self.is_control() {
+            for trick in tricks {
+                self.node.corpus.record(trick, outcome);
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is no agent.
@@ -284,7 +310,10 @@ impl<'a> Trial<'a> {
         Ok(folder.join(format!("{:?}-{}", self.phase, self.attempts)))
     }
 
-    fn compare(&self, outcome: &Outcome, expected: Expected, forwards: bool) -> Result<()> {
+    fn compare(&mut self, outcome: &Outcome, expected: Expected, forwards: bool) -> Result<()> {
+        if let Some(told) = for_the_corpus(outcome, expected) {
+            self.tell(told)?;
+        }
         let marks = outcome.marks.len() / MARK_BYTES;
         let (code, signal) = (outcome.status.code(), outcome.status.signal());
         let seen = format!("{} with {marks} marks", outcome.status);
@@ -298,7 +327,7 @@ impl<'a> Trial<'a> {
                 );
                 true
             }
-            (_, Expected::Runs | Expected::Noted(_)) => code == Some(0) && marks == 1,
+            (_, Expected::Runs | Expected::Noted(_) | Expected::Hole) => code == Some(0) && marks == 1,
             (_, Expected::Killed(_)) => (signal == Some(9) || (forwards && code == Some(137))) && marks == 0,
             // Tier 2 has no refusal but the signal.
             (_, Expected::Denied(_)) if !is_tier_1() => (signal == Some(9) || code == Some(137)) && marks == 0,
@@ -329,7 +358,7 @@ impl<'a> Trial<'a> {
             return Ok(None);
         }
         let (cause, action) = match expected {
-            Expected::Runs | Expected::Fails(_) => return Ok(None),
+            Expected::Runs | Expected::Fails(_) | Expected::Hole => return Ok(None),
             Expected::Killed(cause) => (cause, if is_tier_1() { "deny+kill" } else { "kill" }),
             Expected::Denied(cause) => (cause, if is_tier_1() { "deny" } else { "kill" }),
             Expected::Noted(cause) => (cause, "none"),
@@ -444,6 +473,28 @@ impl<'a> Trial<'a> {
             );
         }
         Ok(self.expected_events)
+    }
+}
+
+/// None of an attempt that is no trick.
+fn for_the_corpus(outcome: &Outcome, expected: Expected) -> Option<corpus::Outcome> {
+    match expected {
+        Expected::Runs | Expected::Noted(_) => return None,
+        Expected::Fails(errno) if outcome.marks.is_empty() => return Some(corpus::Outcome::NotApplicable(errno)),
+        _ => {}
+    }
+    // Whatever the program's end: one instruction is too many.
+    if !outcome.marks.is_empty() {
+        return Some(corpus::Outcome::Ran);
+    }
+    let base = i32::from(ERRNO_BASE);
+    match (outcome.status.code(), outcome.status.signal()) {
+        (_, Some(_)) | (Some(137), _) => Some(corpus::Outcome::Killed),
+        (Some(126 | RUNTIME_REFUSED), _) => outcome.status.code().map(corpus::Outcome::RefusedWithCode),
+        (Some(code), _) if code > base => Some(corpus::Outcome::Refused(code - base)),
+        // It left no mark and ended well: something else ran in its place, which is as bad.
+        (Some(_), _) => Some(corpus::Outcome::Ran),
+        (None, None) => None,
     }
 }
 

@@ -34,6 +34,17 @@ pub(super) struct Report {
 }
 
 impl Tally {
+    /// Of checks made here; each trouble is `NAME: reason`.
+    pub(super) fn of_checks(passed: u64, troubles: Vec<String>) -> Self {
+        Self {
+            passed,
+            failed: troubles.len() as u64,
+            failures: troubles,
+            has_sum: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes one line of the suite's output.
     pub(super) fn read_line(&mut self, line: &str) {
         let line = line.trim();

@@ -63,14 +63,18 @@ pub(super) const CASES: &[Case] = &[
             let container = Container::start(trial)?;
             container.application(trial, "/bin/good", Expected::Runs)?;
             container.application(trial, "/bin/worker", Expected::Runs)?;
+            trial.trick("probe's program, by the application");
             container.application(trial, "/bin/probe", Expected::Killed(ORIGIN))?;
             container.application(trial, "/bin/sh -c '/bin/probe; exit $?'", Expected::Killed(ORIGIN))?;
+            trial.trick("unlisted file");
             container.application(trial, "/bin/longer", Expected::Killed(UNLISTED))?;
             container.application(trial, "/bin/bad", Expected::Killed(equally_long()))?;
             container.session(trial, &["/bin/good"], Expected::Runs)?;
             container.session(trial, &["/bin/probe"], Expected::Runs)?;
             container.session(trial, &["/bin/sh", "-c", "/bin/probe; exit $?"], Expected::Runs)?;
+            trial.trick("application's program, by a session");
             container.session(trial, &["/bin/worker"], Expected::Killed(ORIGIN))?;
+            trial.trick("unlisted file");
             container.session(trial, &["/bin/longer"], Expected::Killed(UNLISTED))?;
             container.session(trial, &["/bin/bad"], Expected::Killed(equally_long()))?;
             if !trial.is_control() {
@@ -87,11 +91,13 @@ pub(super) const CASES: &[Case] = &[
         prepare: |place| prepare(place).and_then(|()| policy(Mode::Enforce)),
         run: |trial| {
             let container = Container::start(trial)?;
+            trial.trick("dropped file");
             let attack = "cp /bin/bad /tmp/backdoor && chmod +x /tmp/backdoor && exec /tmp/backdoor";
             let attack = attack.replace("chmod", "/bin/busybox chmod");
             container.session(trial, &["/bin/sh", "-c", &attack], Expected::Killed(NOT_IN_IMAGE))?;
             container.session(trial, &["/tmp/backdoor"], Expected::Killed(NOT_IN_IMAGE))?;
             container.application(trial, "/tmp/backdoor", Expected::Killed(NOT_IN_IMAGE))?;
+            trial.trick("listed file copied up");
             // Copied up with its bytes it is still what is listed, where it can be hashed at every exec.
             let copied_up = if is_tier_1() {
                 Expected::Runs
@@ -101,8 +107,10 @@ pub(super) const CASES: &[Case] = &[
             let touch = "touch /usr/bin/good && exec /usr/bin/good";
             container.session(trial, &["/bin/sh", "-c", touch], copied_up)?;
             container.session(trial, &["/usr/bin/good"], copied_up)?;
+            trial.trick("rename over a listed path");
             let swap = "cp /bin/bad /usr/bin/next && mv /usr/bin/next /usr/bin/good && exec /usr/bin/good";
             container.session(trial, &["/bin/sh", "-c", swap], Expected::Killed(MODIFIED))?;
+            trial.trick("loader replaced by a rename");
             // The last: no dynamic program starts after it.
             let swap = format!(
                 "cp /bin/evil-loader /tmp/next && mv /tmp/next {} && exec /bin/sh -c :",

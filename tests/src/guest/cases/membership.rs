@@ -20,6 +20,7 @@ use nix::{
 use super::content::NOT_IN_IMAGE;
 use crate::guest::{
     actor::{VERB, Way},
+    corpus::Outcome,
     host::host,
     policy::Policy,
     trial::{Case, Expected, Place, Trial, cause, path_word},
@@ -91,6 +92,11 @@ pub(super) const CASES: &[Case] = &[
             fs::write(trial.path("go"), "")?;
             let status = waitpid(process, None)?;
             let marks = fs::read_to_string(trial.path("late-mark")).unwrap_or_default();
+            trial.tell(if marks.is_empty() {
+                Outcome::Killed
+            } else {
+                Outcome::Ran
+            })?;
             if trial.is_control() {
                 ensure!(
                     matches!(status, WaitStatus::Exited(_, 0)) && !marks.is_empty(),

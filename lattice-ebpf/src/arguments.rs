@@ -138,12 +138,20 @@ pub(crate) extern "C" fn lattice_arguments(record: *mut ExecRecord, place: Place
                 text as *const _,
             )
         };
-        if length <= 0 {
+        if length < 0 {
             flags |= record_flag::ARGV_CUT;
             break;
         }
-        used += length as usize;
-        if length as usize >= RECORD_ARGUMENT_BYTES {
+        // For an empty text the helper returns 0, and not 1 as it does for one in the kernel's memory: its terminating zero is not counted.
+        let length = if length == 0 {
+            // SAFETY: as above.
+            unsafe { record.argv.as_mut_ptr().add(used).write_volatile(0) };
+            1
+        } else {
+            length as usize
+        };
+        used += length;
+        if length >= RECORD_ARGUMENT_BYTES {
             flags |= record_flag::ARGV_CUT;
             // Where the next text begins is not known where they lie one behind the other.
             if is_program {

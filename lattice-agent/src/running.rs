@@ -142,7 +142,7 @@ impl Running {
                 namespace: policy.namespace.clone(),
                 name: policy.name.clone(),
                 generation: policy.generation,
-                no_match: "no entry names the file".into(),
+                no_match: if executable.digest.is_some() { "content" } else { "unresolved" }.into(),
                 ..PolicyReference::default()
             }),
             role: "target".into(),

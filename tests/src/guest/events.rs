@@ -22,6 +22,9 @@ pub struct Event {
     pub violation: Option<Violation>,
     /// Numbers that were lost.
     pub gap: Option<Gap>,
+    /// All of it, as it came.
+    #[serde(skip)]
+    pub document: serde_json::Value,
 }
 
 /// What was judged; the fields that cases look at.
@@ -50,6 +53,8 @@ pub struct Violation {
     pub argv_truncated: bool,
     #[serde(default)]
     pub argv_source: String,
+    /// Refusals that the event stands for.
+    pub count: u64,
     pub container: Option<Container>,
 }
 
@@ -98,6 +103,13 @@ pub fn of_workload(told: &Told, workload: &str) -> Vec<Violation> {
         .collect()
 }
 
+/// Events of a workload so far, in order, as they came.
+pub fn documents_of_workload(told: &Told, workload: &str) -> Vec<serde_json::Value> {
+    let of_workload = |document: &serde_json::Value| document["violation"]["container"]["workload"] == workload;
+    let all = all(told).into_iter().map(|event| event.document);
+    all.filter(of_workload).collect()
+}
+
 /// Follows one agent's events.
 pub struct Follower {
     child: Child,
@@ -120,7 +132,11 @@ impl Follower {
         let telling = Arc::clone(told);
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                match serde_json::from_str::<Event>(&line) {
+                let event = serde_json::from_str::<serde_json::Value>(&line).and_then(|document| {
+                    let event = Event::deserialize(&document)?;
+                    Ok(Event { document, ..event })
+                });
+                match event {
                     Ok(event) => {
                         telling
                             .lock()

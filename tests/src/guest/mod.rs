@@ -7,6 +7,7 @@ pub mod cases;
 pub mod container;
 pub mod corpus;
 pub mod events;
+pub mod golden;
 pub mod host;
 pub mod node;
 pub mod overlay;
@@ -76,6 +77,14 @@ pub fn run(listed: Vec<Listed>, only: &[String]) -> ExitCode {
             &count_again(&node, &told),
             std::time::Duration::ZERO,
         );
+        // Natively none is compared: tier 2 is another, and the machine's containers too.
+        if host().runtime == Runtime::Runc {
+            report.case(
+                "every golden event was compared",
+                &golden::all_were_compared(),
+                std::time::Duration::ZERO,
+            );
+        }
     }
     node.corpus.print();
     if report.has_failures() {
@@ -120,7 +129,11 @@ fn fresh(case: &Case) -> Result<Place> {
 
 fn judged(case: &Case, node: &mut Node) -> Result<usize> {
     let mut trial = Trial::new(node, Place::of(case.name), Phase::Judged);
-    (case.run)(&mut trial)?;
+    let result = (case.run)(&mut trial);
+    // Also after another failure: what differs is told of the case that made it.
+    let golden = golden::none_differed();
+    result?;
+    golden?;
     trial.finish()
 }
 

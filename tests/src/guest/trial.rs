@@ -15,7 +15,8 @@ use super::{
     actor::{ERRNO_BASE, VERB, Way},
     canaries::{self, MARK_BYTES},
     corpus::{self, tricks_of},
-    events::{Violation, of_workload},
+    events::{Violation, documents_of_workload, of_workload},
+    golden,
     host::{host, is_tier_1},
     node::Node,
     policy::Policy,
@@ -405,6 +406,22 @@ impl<'a> Trial<'a> {
             );
         }
         Ok(event)
+    }
+
+    /// The event that came last of those that were owed is as the golden one of that name says; without the agent there is none.
+    ///
+    /// # Errors
+    /// When it is not, or none came yet.
+    pub fn golden(&self, name: &str) -> Result<()> {
+        if self.is_control() {
+            return Ok(());
+        }
+        let documents = documents_of_workload(&self.node.told, &self.place.workload());
+        let last = self
+            .expected_events
+            .checked_sub(1)
+            .and_then(|index| documents.get(index));
+        golden::check(name, last.context("no event came yet")?)
     }
 
     /// Waits for the next event of this case.

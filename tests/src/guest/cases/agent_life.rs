@@ -15,7 +15,7 @@ use super::content::NOT_IN_IMAGE;
 use crate::guest::{
     actor::Way,
     agent::{self, log_after, log_length},
-    events,
+    events, golden,
     policy::Policy,
     trial::{Case, Expected, Place, Trial, cause, path_word},
 };
@@ -238,6 +238,7 @@ fn managed_root(trial: &mut Trial<'_>) -> Result<()> {
             ensure!(started.elapsed() < Duration::from_secs(5), "--unknown {word}: no event");
             sleep(Duration::from_millis(10));
         };
+        golden::check(&format!("unknown-{word}"), &event.document)?;
         let violation = event.violation.context("the event is no violation")?;
         let reason = if word == "open" { "unknown-open" } else { "unknown" };
         ensure!(
@@ -333,6 +334,10 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
     let unlisted = agent::counter("lattice_verdicts_total{reason=\"unlisted\"}")? - unlisted_before;
     ensure!(unlisted == FLOOD, "{unlisted} verdicts for {FLOOD} refusals");
     println!("note: flood: {heard} events, {lost} numbers in gaps");
+    let gap = events::all(&trial.node.told)
+        .into_iter()
+        .find(|event| event.sequence > before && event.gap.is_some());
+    golden::check("gap-ring-buffer-full", &gap.context("no gap")?.document)?;
     trial.count_events();
     Ok(())
 }

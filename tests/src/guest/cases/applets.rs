@@ -85,6 +85,7 @@ pub(super) const CASES: &[Case] = &[
         run: |trial| {
             call(trial, "sh", Expected::Runs)?;
             call(trial, "ash", Expected::Denied(APPLET))?;
+            trial.golden("applet-by-path")?;
             // The first argument is judged past the point of no return: no error reaches the caller any more.
             let words = ["ash".into(), path_word(&trial.path("sh")), "-c".into(), MARK.into()];
             let cgroup = trial.place.cgroup.clone();
@@ -101,7 +102,7 @@ pub(super) const CASES: &[Case] = &[
                 "the event's arguments are {:?}: {event:?}",
                 event.argv
             );
-            Ok(())
+            trial.golden("applet-by-argument")
         },
     },
     Case {

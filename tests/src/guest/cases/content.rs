@@ -41,7 +41,8 @@ pub(super) const CASES: &[Case] = &[
         },
         run: |trial| {
             let longer = trial.path("longer");
-            trial.exec(&longer, Expected::Killed(NOT_IN_IMAGE))
+            trial.exec(&longer, Expected::Killed(NOT_IN_IMAGE))?;
+            trial.golden("of-a-size-that-no-entry-has")
         },
     },
     Case {
@@ -53,7 +54,8 @@ pub(super) const CASES: &[Case] = &[
         run: |trial| {
             let (good, bad) = (trial.path("good"), trial.path("bad"));
             trial.exec(&good, Expected::Runs)?;
-            trial.exec(&bad, Expected::Noted(NOT_IN_IMAGE))
+            trial.exec(&bad, Expected::Noted(NOT_IN_IMAGE))?;
+            trial.golden("in-monitor")
         },
     },
     Case {
@@ -65,6 +67,7 @@ pub(super) const CASES: &[Case] = &[
         run: |trial| {
             let (good, bad) = (trial.path("good"), trial.path("bad"));
             trial.exec(&bad, Expected::Denied(NOT_IN_IMAGE))?;
+            trial.golden("in-deny")?;
             trial.exec(&good, Expected::Runs)
         },
     },

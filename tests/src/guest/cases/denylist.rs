@@ -37,6 +37,7 @@ pub(super) const CASES: &[Case] = &[Case {
         trial.node.more_arguments = vec!["--denylist".into(), path_word(&list)];
         trial.node.restart(Signal::SIGTERM)?;
         trial.exec(&listed, Expected::Killed(DENYLISTED))?;
+        trial.golden("denylisted")?;
         trial.exec(&other, Expected::Noted(NOT_IN_IMAGE))?;
         let before = log_length()?;
         fs::write(&list, format!("# live\n{}", line(digest(&other)?)))?;

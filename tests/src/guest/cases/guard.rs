@@ -55,6 +55,9 @@ fn at_the_agent(trial: &mut Trial<'_>) -> Result<()> {
     };
     for (verb, reason) in [("signal", "signal"), ("trace", "trace")] {
         attempt(trial, verb, &process.to_string(), Expected::Denied(reach(reason)))?;
+        if trial.place.workload().ends_with("monitor") {
+            trial.golden(&format!("{reason}-at-the-agent"))?;
+        }
         // Another process is nobody's business.
         let other = StandIn::start()?;
         attempt(trial, verb, &other.0.id().to_string(), Expected::Runs)?;
@@ -88,7 +91,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "bpf_is_closed_to_containers_in_every_mode",
         prepare: |place| program(place, Mode::Monitor),
-        run: |trial| attempt(trial, "bpf", "", Expected::Denied(reach("bpf"))),
+        run: |trial| {
+            attempt(trial, "bpf", "", Expected::Denied(reach("bpf")))?;
+            trial.golden("bpf")
+        },
     },
     Case {
         name: "a_pin_is_not_removed_from_a_container",
@@ -97,6 +103,7 @@ pub(super) const CASES: &[Case] = &[
             let pin = pin(trial)?;
             ensure!(pin.exists(), "{} is not there", pin.display());
             attempt(trial, "unlink", &path_word(&pin), Expected::Denied(reach("pins")))?;
+            trial.golden("pins")?;
             ensure!(trial.is_control() || pin.exists(), "{} is gone", pin.display());
             Ok(())
         },

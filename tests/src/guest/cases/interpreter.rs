@@ -90,7 +90,7 @@ pub(super) const CASES: &[Case] = &[
             for loader in [LOADER.to_owned(), path_word(&trial.path("loader-copy"))] {
                 trial.start(Way::Exec, &[loader, program.clone()], Expected::Killed(AS_TARGET))?;
             }
-            Ok(())
+            trial.golden("role-of-the-loader")
         },
     },
     Case {
@@ -101,7 +101,10 @@ pub(super) const CASES: &[Case] = &[
             drop(policy);
             Policy::enforce().allow(&place.path("program"))
         },
-        run: |trial| trial.exec(&trial.path("program"), Expected::Killed(FOREIGN)),
+        run: |trial| {
+            trial.exec(&trial.path("program"), Expected::Killed(FOREIGN))?;
+            trial.golden("not-in-image-as-elf-interpreter")
+        },
     },
     Case {
         name: "a_loader_that_is_listed_as_target_alone_is_refused",

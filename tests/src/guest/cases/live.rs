@@ -52,7 +52,7 @@ pub(super) const CASES: &[Case] = &[
                 replace(trial, &Policy::enforce().allow(&trial.path("second"))?).and_then(|()| {
                     let told = trial.event(cause("running-unlisted", "target", "not-in-image"), "none")?;
                     ensure!(told.pid == child.id(), "it names process {}", told.pid);
-                    Ok(())
+                    trial.golden("running-unlisted")
                 })
             };
             child.kill()?;

@@ -66,6 +66,7 @@ pub(super) const CASES: &[Case] = &[
         prepare: |place| program_and_library(place, Policy::enforce()),
         run: |trial| {
             both(trial, Expected::Denied(FOREIGN))?;
+            trial.golden("mapping-not-in-image")?;
             trial.exec(&trial.path("program"), Expected::Runs)
         },
     },
@@ -78,13 +79,17 @@ pub(super) const CASES: &[Case] = &[
                 Way::Exec,
                 &words,
                 Expected::Denied(cause("mapping", "mapping", "memfd")),
-            )
+            )?;
+            trial.golden("mapping-memfd")
         },
     },
     Case {
         name: "a_foreign_library_is_noted_in_monitor",
         prepare: |place| program_and_library(place, Policy::new(Mode::Monitor)),
-        run: |trial| both(trial, Expected::Noted(FOREIGN)),
+        run: |trial| {
+            both(trial, Expected::Noted(FOREIGN))?;
+            trial.golden("mapping-in-monitor")
+        },
     },
     Case {
         name: "code_loading_note_refuses_nothing",
@@ -150,7 +155,7 @@ pub(super) const CASES: &[Case] = &[
                 load(trial, &program, "map", &library, Expected::Runs)?;
                 load(trial, &program, "map", &program, Expected::Denied(OF_THE_IMAGE))?;
             }
-            Ok(())
+            trial.golden("mapping-unlisted-in-image")
         },
     },
     Case {
@@ -159,7 +164,8 @@ pub(super) const CASES: &[Case] = &[
         run: |trial| {
             let words = [path_word(&trial.path("program")), "anonymous".to_owned()];
             trial.start(Way::Exec, &words, Expected::Noted(ANONYMOUS))?;
-            trial.start(Way::Exec, &words, Expected::Noted(ANONYMOUS))
+            trial.start(Way::Exec, &words, Expected::Noted(ANONYMOUS))?;
+            trial.golden("mapped-anonymous")
         },
     },
     Case {

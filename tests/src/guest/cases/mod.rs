@@ -6,6 +6,7 @@ mod container;
 mod content;
 mod denylist;
 mod evasion;
+mod events;
 mod guard;
 mod interpreter;
 mod live;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Listed> {
         walkthrough::CASES,
         applets::IN_A_CONTAINER,
         evasion::CASES,
+        events::CASES,
         agent_life::CASES,
     ]
     .into_iter()

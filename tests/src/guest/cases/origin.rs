@@ -39,6 +39,7 @@ pub(super) const CASES: &[Case] = &[
             // The first that enters is the application.
             let application = shell(trial, "DIR/probe; exit $?");
             trial.start(Way::Exec, &application, Expected::Killed(ORIGIN))?;
+            trial.golden("origin")?;
             // The next comes from outside, as a probe does.
             trial.exec(&trial.path("probe"), Expected::Runs)?;
             let probe = shell(trial, "DIR/probe; exit $?");

@@ -34,7 +34,8 @@ pub(super) const CASES: &[Case] = &[
             trial.exec(
                 &trial.path("interpreter"),
                 Expected::Killed(cause("role", "target", "unlisted-in-image")),
-            )
+            )?;
+            trial.golden("role-of-a-script-interpreter")
         },
     },
     Case {
@@ -56,7 +57,8 @@ pub(super) const CASES: &[Case] = &[
             trial.exec(
                 &trial.path("script"),
                 Expected::Killed(cause("unlisted", "script-interpreter", "not-in-image")),
-            )
+            )?;
+            trial.golden("not-in-image-as-script-interpreter")
         },
     },
     Case {

@@ -145,7 +145,8 @@ pub(super) const CASES: &[Case] = &[
             trial.exec(
                 &program,
                 Expected::Noted(cause("unresolved-open", "target", "unresolved")),
-            )
+            )?;
+            trial.golden("unresolved-open")
         },
     },
     Case {

@@ -16,6 +16,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot, watch};
 
+mod losses;
 mod reader;
 mod writer;
 
@@ -26,7 +27,9 @@ use self::writer::{Command, Writer};
 /// The file in the state directory.
 const FILE_NAME: &str = "central.sqlite";
 const SCHEMA: &str = include_str!("store/schema.sql");
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+/// What version 2 has besides.
+const SPOKEN_OF: &str = include_str!("store/spoken_of.sql");
 /// Commands that may wait for the writer; then senders wait.
 const COMMANDS_WAITING_MAXIMUM: usize = 256;
 
@@ -80,6 +83,8 @@ pub struct NewEvent {
     pub namespace: String,
     /// The encoded event.
     pub event: Vec<u8>,
+    /// Whether it is a gap: of one, only what is neither stored nor was said before is kept.
+    pub is_gap: bool,
 }
 
 /// A derivation's last good result.
@@ -133,6 +138,7 @@ impl Store {
         prepare(&writer).map_err(unusable)?;
         match schema_version(&writer).map_err(unusable)? {
             0 => create(&writer).map_err(unusable)?,
+            1 => upgrade(&writer).map_err(unusable)?,
             SCHEMA_VERSION => {}
             found => return Err(StoreError::Version { path, found }),
         }
@@ -161,7 +167,8 @@ impl Store {
         ))
     }
 
-    /// Stores events, each at most once. When this returns they are on disk; how many were new is the answer.
+    /// Stores events, each at most once, and of gaps what is really lost. When this returns they are on disk; how many were new is the
+    /// answer.
     ///
     /// # Errors
     /// When the transaction could not be committed: then none of them counts as stored, and the sender keeps them.
@@ -271,8 +278,20 @@ fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
 
 fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        "BEGIN IMMEDIATE; {SCHEMA} {SPOKEN_OF} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
     ))
+}
+
+/// From version 1, all or nothing.
+fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {SPOKEN_OF}"))?;
+    let done = losses::note_stored_gaps(connection)
+        .and_then(|()| connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")));
+    if done.is_err() {
+        // The file is as it was; what failed is told.
+        connection.execute_batch("ROLLBACK")?;
+    }
+    done
 }
 
 #[cfg(test)]

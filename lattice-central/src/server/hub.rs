@@ -198,6 +198,7 @@ impl AgentStream {
                 }
             };
             sequences.entry(event.boot_id.clone()).or_default().push(event.sequence);
+            let is_gap = matches!(&event.kind, Some(wire::event::Kind::Gap(_)));
             let encoded = event.encode_to_vec();
             let (node, boot_id, sequence) = (event.node, event.boot_id, event.sequence);
             rows.push(NewEvent {
@@ -206,6 +207,7 @@ impl AgentStream {
                 sequence,
                 namespace,
                 event: encoded,
+                is_gap,
             });
         }
         let received = rows.len();

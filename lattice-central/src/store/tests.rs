@@ -1,3 +1,6 @@
+use lattice_api::v1::{self as wire, Gap, SequenceRange, event::Kind};
+use prost::Message;
+
 use super::*;
 
 fn event(node: &str, sequence: u64, namespace: &str) -> NewEvent {
@@ -7,7 +10,53 @@ fn event(node: &str, sequence: u64, namespace: &str) -> NewEvent {
         sequence,
         namespace: namespace.to_owned(),
         event: format!("{node}/{sequence}").into_bytes(),
+        is_gap: false,
     }
+}
+
+/// A gap of node a's boot.
+fn gap(ranges: &[(u64, u64)]) -> NewEvent {
+    let (first, last) = (ranges[0].0, ranges[ranges.len() - 1].1);
+    let gap = Gap {
+        first_sequence: first,
+        last_sequence: last,
+        cause: "spool-full".to_owned(),
+        ranges: ranges
+            .iter()
+            .filter(|_| ranges.len() > 1)
+            .map(|&(first, last)| SequenceRange { first, last })
+            .collect(),
+    };
+    let wire = wire::Event {
+        node: "a".to_owned(),
+        boot_id: "boot".to_owned(),
+        sequence: first,
+        time_unix_nanos: 7,
+        kind: Some(Kind::Gap(gap)),
+    };
+    NewEvent {
+        event: wire.encode_to_vec(),
+        is_gap: true,
+        ..event("a", first, "")
+    }
+}
+
+/// What stored gaps say, one after the other: number, and ranges.
+async fn gaps(store: &Store) -> Vec<(u64, Vec<(u64, u64)>)> {
+    let events = store.events_after(0, Some(String::new()), u32::MAX).await.unwrap();
+    let told = events.iter().map(|stored| {
+        let event = wire::Event::decode(&stored.event[..]).unwrap();
+        let Some(Kind::Gap(gap)) = event.kind else {
+            panic!("not a gap");
+        };
+        assert_eq!((gap.cause.as_str(), event.time_unix_nanos), ("spool-full", 7));
+        let ranges: Vec<_> = gap.ranges.iter().map(|range| (range.first, range.last)).collect();
+        match ranges.is_empty() {
+            true => (event.sequence, vec![(gap.first_sequence, gap.last_sequence)]),
+            false => (event.sequence, ranges),
+        }
+    });
+    told.collect()
 }
 
 fn texts(events: &[StoredEvent]) -> Vec<&str> {
@@ -214,11 +263,95 @@ async fn a_damaged_or_foreign_file_is_refused() {
         .unwrap();
     connection.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(connection);
-    refused(directory.path(), "schema version 99 is not 1");
+    refused(directory.path(), "schema version 99 is not 2");
     let mut bytes = std::fs::read(&path).unwrap();
-    bytes[60..64].copy_from_slice(&1_u32.to_be_bytes()); // user_version, back to 1
+    bytes[60..64].copy_from_slice(&2_u32.to_be_bytes()); // user_version, back to what it was
     let middle = bytes.len() / 2;
     bytes[middle..middle + 8_192].fill(0xff);
     std::fs::write(&path, bytes).unwrap();
     refused(directory.path(), "restore the file from a backup");
+}
+
+#[tokio::test]
+async fn a_gap_after_lost_acknowledgements_says_what_is_lost_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path()).unwrap();
+    // Stored, and the agent never heard of it: it gave all up and said so.
+    store
+        .insert_events((1..=100).map(|number| event("a", number, "payments")).collect())
+        .await
+        .unwrap();
+    store
+        .insert_events(vec![event("a", 150, "payments"), event("b", 120, "payments")])
+        .await
+        .unwrap();
+    assert_eq!(store.insert_events(vec![gap(&[(1, 200)])]).await.unwrap(), 1);
+    assert_eq!(gaps(&store).await, [(101, vec![(101, 149), (151, 200)])]);
+    // Again, since that was not acknowledged either; and another that overlaps.
+    assert_eq!(
+        store
+            .insert_events(vec![gap(&[(1, 200)]), gap(&[(101, 149)])])
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(
+        store
+            .insert_events(vec![gap(&[(90, 90), (140, 205), (300, 300)])])
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        gaps(&store).await,
+        [(101, vec![(101, 149), (151, 200)]), (201, vec![(201, 205), (300, 300)])]
+    );
+    // All of it is stored: there is nothing to say.
+    assert_eq!(store.insert_events(vec![gap(&[(1, 50)])]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_gap_of_too_many_pieces_becomes_several() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path()).unwrap();
+    let every_other = (1..=1_200).map(|number| event("a", number * 2, "payments"));
+    store.insert_events(every_other.collect()).await.unwrap();
+    assert_eq!(store.insert_events(vec![gap(&[(1, 2_400)])]).await.unwrap(), 1);
+    let told = gaps(&store).await;
+    assert_eq!(
+        told.iter().map(|(_, ranges)| ranges.len()).collect::<Vec<_>>(),
+        [512, 512, 176]
+    );
+    let lost = told.into_iter().flat_map(|(_, ranges)| ranges);
+    assert!(lost.eq((1..=1_200).map(|number| (number * 2 - 1, number * 2 - 1))));
+}
+
+#[tokio::test]
+async fn a_store_of_version_1_is_taken_over_with_what_its_gaps_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let connection = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+    connection
+        .execute_batch(&format!("{SCHEMA} PRAGMA user_version = 1;"))
+        .unwrap();
+    for stored in [event("a", 1, "payments"), gap(&[(5, 9)]), event("a", 20, "")] {
+        connection
+            .execute(
+                "INSERT INTO events (node, boot_id, sequence, namespace, received_unix_nanos, event) VALUES (?, ?, ?, ?, 0, ?)",
+                rusqlite::params![stored.node, stored.boot_id, stored.sequence.cast_signed(), stored.namespace, stored.event],
+            )
+            .unwrap();
+    }
+    drop(connection);
+    for _ in 0..2 {
+        let (store, _) = Store::open(directory.path()).unwrap();
+        assert_eq!(store.insert_events(vec![gap(&[(5, 9)])]).await.unwrap(), 0);
+        drop(store);
+    }
+    let (store, _) = Store::open(directory.path()).unwrap();
+    assert_eq!(store.insert_events(vec![gap(&[(8, 12)])]).await.unwrap(), 1);
+    let connection = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+    let rows: i64 = connection
+        .query_row("SELECT count(*) FROM events WHERE sequence = 10", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(rows, 1);
 }

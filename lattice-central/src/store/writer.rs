@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{DerivedPolicy, NewEvent, StoreError, reader};
+use super::{DerivedPolicy, NewEvent, StoreError, losses, reader};
 
 /// More commands than this do not share a transaction, so that the first of them need not wait long.
 const COMMANDS_IN_A_TRANSACTION_MAXIMUM: usize = 64;
@@ -141,6 +141,23 @@ impl Writer {
 }
 
 fn insert_events(connection: &Connection, events: &[NewEvent]) -> rusqlite::Result<usize> {
+    let mut inserted = 0;
+    for event in events {
+        if event.is_gap {
+            let mut is_new = false;
+            for piece in losses::what_is_new(connection, event)? {
+                is_new |= insert_event(connection, &piece)?;
+            }
+            inserted += usize::from(is_new);
+        } else {
+            inserted += usize::from(insert_event(connection, event)?);
+        }
+    }
+    Ok(inserted)
+}
+
+/// Stores one event; whether it was new.
+fn insert_event(connection: &Connection, event: &NewEvent) -> rusqlite::Result<bool> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO events (node, boot_id, sequence, namespace, received_unix_nanos, event) VALUES (?, ?, ?, ?, ?, ?)
          ON CONFLICT (node, boot_id, sequence) DO NOTHING",
@@ -149,25 +166,15 @@ fn insert_events(connection: &Connection, events: &[NewEvent]) -> rusqlite::Resu
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_nanos());
     let received = i64::try_from(now).unwrap_or(i64::MAX);
-    let mut inserted = 0;
-    for NewEvent {
-        node,
-        boot_id,
-        sequence,
-        namespace,
-        event,
-    } in events
-    {
-        inserted += statement.execute(params![
-            node,
-            boot_id,
-            sequence.cast_signed(),
-            namespace,
-            received,
-            event
-        ])?;
-    }
-    Ok(inserted)
+    let inserted = statement.execute(params![
+        event.node,
+        event.boot_id,
+        event.sequence.cast_signed(),
+        event.namespace,
+        received,
+        event.event
+    ])?;
+    Ok(inserted == 1)
 }
 
 fn set_mode(connection: &Connection, namespace: &str, mode: Option<&str>) -> rusqlite::Result<u64> {

@@ -142,7 +142,12 @@ impl Running {
                 namespace: policy.namespace.clone(),
                 name: policy.name.clone(),
                 generation: policy.generation,
-                no_match: if executable.digest.is_some() { "content" } else { "unresolved" }.into(),
+                no_match: if executable.digest.is_some() {
+                    "content"
+                } else {
+                    "unresolved"
+                }
+                .into(),
                 ..PolicyReference::default()
             }),
             role: "target".into(),

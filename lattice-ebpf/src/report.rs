@@ -111,9 +111,12 @@ pub(crate) fn report(report: &Report<'_>, resolve_path: impl FnOnce(*mut u8) -> 
     let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
         return;
     };
+    // Room first, then the number: whoever reads the counter and then the ring's end knows that the record of every number so far lies
+    // before that end, or never will, however long its writer is held up.
+    let slot = EVENTS.reserve::<ExecRecord>(0);
     // SAFETY: the element is aligned and lives as long as the map.
     let sequence = unsafe { fetch_increment(sequence) } + 1;
-    let Some(mut slot) = EVENTS.reserve::<ExecRecord>(0) else {
+    let Some(mut slot) = slot else {
         count(counter::RING_FULL);
         return;
     };

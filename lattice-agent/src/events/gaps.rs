@@ -1,7 +1,7 @@
 //! Sequence numbers that never came.
 //!
-//! Two CPUs may number and write their records in different order, so a hole is only said to be one when the ring buffer was found
-//! empty twice with the hole still open.
+//! Two CPUs may number and write their records in different order, so a hole is only said to be one when the ring buffer was read to
+//! where it ended after the number was given. Numbers that the agent gives itself lie in no ring: for their sake that must be so twice.
 
 use std::collections::BTreeSet;
 
@@ -45,8 +45,8 @@ impl Gaps {
         true
     }
 
-    /// The ring buffer was found empty, and the kernel had given `last` as the latest number before that. Returns the holes at or
-    /// below the number of the time before.
+    /// The ring buffer was read to where it ended when `last` was the latest number. Returns the holes at or below the number of the time
+    /// before.
     pub fn found_empty(&mut self, last: u64) -> Vec<Gap> {
         let sure_to = if self.ahead.len() > MAX_OPEN {
             last

@@ -6,7 +6,7 @@ use aya::maps::{MapData, RingBuf};
 use lattice_api::v1::{Event, event::Kind};
 use tokio::{
     sync::mpsc::{Receiver, UnboundedSender},
-    time::interval,
+    time::{MissedTickBehavior, interval},
 };
 
 use lattice_common::repeat::{Repeat, RepeatKey};
@@ -22,7 +22,11 @@ use super::{
 use crate::{
     admin::health::Heartbeat,
     error_chain::ErrorChain,
-    kernel::{maps::RepeatTable, ring::pollable, sequence::SequenceCounter},
+    kernel::{
+        maps::RepeatTable,
+        ring::{RingPositions, pollable},
+        sequence::SequenceCounter,
+    },
     state::Shared,
 };
 
@@ -86,8 +90,11 @@ impl Reader {
             Ok(numbered) => counted.tell(numbered, &state, &node, &mut gaps, &*sink).await,
             Err(error) => tracing::error!(error = %ErrorChain(&error), "counted refusals cannot be read"),
         }
+        let positions = RingPositions::of(&ring)?;
         let mut ring = pollable(ring)?;
         let mut check = interval(CHECK_INTERVAL);
+        // After a stall, two checks at once would be one.
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut is_check = false;
             tokio::select! {
@@ -103,8 +110,10 @@ impl Reader {
                     continue;
                 }
             }
-            // Taken before the drain: what is numbered later may still be on its way into the buffer.
+            // In this order, and before the drain: the kernel side reserves room and then numbers, so the record of each number so far
+            // lies before the end, or there was no room for it.
             let last = state.last_sequence();
+            let end = positions.end();
             let offset = boot_offset_nanos();
             while let Some(item) = ring.get_mut().next() {
                 match decode(&item) {
@@ -132,7 +141,17 @@ impl Reader {
                 checks = 0;
                 counted.next_window(&state, &node, &mut gaps, &*sink).await;
             }
-            if is_check && let Some(last) = last {
+            // Where a record is still being written, what is behind it was not read.
+            let is_read = positions.read_to() >= end;
+            if is_check
+                && is_read
+                && let Some(last) = last
+            {
+                while let Ok(event) = own_events.try_recv() {
+                    if gaps.saw(event.sequence) {
+                        keep(&*sink, &event).await;
+                    }
+                }
                 for gap in gaps.found_empty(last) {
                     tracing::warn!(
                         first = gap.first_sequence,

@@ -301,10 +301,11 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
         }
         sleep(Duration::from_millis(100));
     };
-    let gaps = events::all(&trial.node.told)
-        .iter()
+    let gaps: Vec<String> = events::all(&trial.node.told)
+        .into_iter()
         .filter(|event| event.gap.is_some())
-        .count();
+        .map(|event| event.message)
+        .collect();
     // Whatever else would come must have come.
     sleep(Duration::from_secs(4));
     let later: u64 = events::of_workload(&trial.node.told, &workload)
@@ -319,8 +320,10 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
         .filter(counting)
         .find(|document| document["violation"]["repeatsOf"].is_u64());
     golden::check("counted", of_one_file.context("no event counts one file's refusals")?)?;
+    // The last: while no agent runs there is one window, in which a container's files are too many. Before, it may have been several.
     let of_many = documents
         .iter()
+        .rev()
         .filter(counting)
         .find(|document| !document["violation"]["repeatsOf"].is_u64());
     golden::check(
@@ -329,7 +332,7 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
     )?;
     ensure!(
         told == expected && later == expected,
-        "{told}, later {later} refusals told of {expected}, in {events} events; {gaps} gaps"
+        "{told}, later {later} refusals told of {expected}, in {events} events; gaps: {gaps:?}"
     );
     let judged = unlisted()? - before;
     ensure!(judged == expected, "{judged} verdicts for {expected} refusals");

@@ -22,7 +22,7 @@ use crate::{
         object::{Tier, missing_links},
         pins::PinDirectory,
     },
-    policy_sources::PolicySources,
+    policy_sources::{PolicySources, Unknown},
     spool::Spool,
     state::Shared,
     uplink,
@@ -109,6 +109,11 @@ impl AdminSource {
         Some(*containerd.borrow() == containerd::Connection::Watching)
     }
 
+    /// Containers that stay as they were before this start.
+    fn held(&self) -> u64 {
+        self.state.enforcement().held_count().map_or(0, |count| count as u64)
+    }
+
     fn reader_condition(&self) -> Condition {
         let silence = self.reader.silence();
         Condition::new("events", silence < SILENCE, || {
@@ -134,9 +139,20 @@ impl Source for AdminSource {
         });
         let has_started = self.start.took.get().is_some();
         let maps = Condition::new("maps", has_started, || "containers are still being made known".into());
-        let waits_for_central = self.central.is_some() && !self.has_files && !self.sources.has_central();
-        let policies = Condition::new("policies", !waits_for_central, || {
-            "central was not reached yet, and nothing was kept from an earlier start".into()
+        let held = self.held();
+        let mut unknown = self.sources.unknown();
+        // Files are enough to begin with, where nothing was in force before.
+        if self.has_files && held == 0 {
+            unknown.remove(&Unknown::Central);
+        }
+        let policies = Condition::new("policies", unknown.is_empty(), || {
+            let mut text = unknown.values().cloned().collect::<Vec<_>>().join("; ");
+            if held > 0 {
+                text.push_str(&format!(
+                    "; {held} containers stay as they were before this start until then"
+                ));
+            }
+            text
         });
         let containers = Condition::new("containers", self.is_watching_containerd() != Some(false), || {
             "containerd does not answer; containers that were known stay known".into()
@@ -166,6 +182,8 @@ impl Source for AdminSource {
             policies: policies as u64,
             policies_rejected: rejected as u64,
             policy_files_broken: self.sources.broken_files(),
+            policy_sources_unknown: self.sources.unknown().len() as u64,
+            containers_held: self.held(),
             violation_events: self.events.violations.load(Ordering::Relaxed),
             gap_events: self.events.gaps.load(Ordering::Relaxed),
             lost_events: self.events.lost.load(Ordering::Relaxed),

@@ -1,16 +1,26 @@
 //! Policies from files: `--policies DIR`, read at start and again whenever a file changes. They are ExecPolicy documents, or written
 //! for Tetragon.
 
+mod kept;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use lattice_policy::{ExecPolicy, document::MAX_FILE_BYTES, policy_file::conflict, read_policies};
+use lattice_policy::{
+    ExecPolicy,
+    document::MAX_FILE_BYTES,
+    policy_file::{PolicyDocument, conflict},
+    read_policies,
+};
+
+use self::kept::{Contents, Kept};
+use crate::error_chain::ErrorChain;
 
 /// File name extensions that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -20,13 +30,17 @@ const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 pub struct PolicyFiles {
     folder: PathBuf,
     files: BTreeMap<PathBuf, PolicyFile>,
+    kept: Option<Kept>,
 }
 
 #[derive(Debug)]
 struct PolicyFile {
-    stamp: Stamp,
+    /// None where even that could not be had.
+    stamp: Option<Stamp>,
     policies: Vec<FilePolicy>,
     is_broken: bool,
+    /// Whether it is broken and nobody knows what its last good state was.
+    is_unknown: bool,
     /// Whether what the file holds now is kept out by another file, whose change can let it in.
     is_kept_out: bool,
 }
@@ -80,7 +94,15 @@ impl PolicyFiles {
         Self {
             folder,
             files: BTreeMap::new(),
+            kept: None,
         }
+    }
+
+    /// Keeps each file's last good content in the state folder, and takes it from there where a file is broken at the first look.
+    #[must_use]
+    pub fn keeping(mut self, state: &Path) -> Self {
+        self.kept = Some(Kept::new(state));
+        self
     }
 
     /// Reads what changed. A file that cannot be understood keeps its last good state.
@@ -89,6 +111,7 @@ impl PolicyFiles {
     /// When the folder cannot be listed; what was read before stays.
     pub fn refresh(&mut self) -> io::Result<Changes> {
         let mut changes = Changes::default();
+        let mut fresh = Contents::new();
         let mut present = BTreeSet::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -111,27 +134,56 @@ impl PolicyFiles {
             .collect();
         // In the order of names: of two files that cannot hold beside each other the first one does.
         for path in present {
-            self.refresh_file(&path, false, &mut changes);
+            self.refresh_file(&path, false, &mut changes, &mut fresh);
         }
         if changes.is_changed {
             for path in kept_out {
-                self.refresh_file(&path, true, &mut changes);
+                self.refresh_file(&path, true, &mut changes, &mut fresh);
             }
+        }
+        if changes.is_changed
+            && let Err(error) = self.keep(fresh)
+        {
+            changes.problems.push(format!(
+                "the last good state of the policy files could not be kept for the next start: {}",
+                ErrorChain(&*error)
+            ));
         }
         Ok(changes)
     }
 
-    fn refresh_file(&mut self, path: &Path, again: bool, changes: &mut Changes) {
-        let stamp = match Stamp::of(path) {
-            Ok(stamp) => stamp,
-            Err(error) => {
-                changes.problems.push(format!(
-                    "{}: cannot be read: {error}; its last good state stays in force",
-                    path.display()
-                ));
-                return;
-            }
-        };
+    /// Writes down what every file's last good content is, if that has changed.
+    fn keep(&self, mut fresh: Contents) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        // What is damaged is replaced.
+        let before = kept.load().unwrap_or_default();
+        let mut contents = Contents::new();
+        for path in self.files.keys() {
+            let name = name_of(path);
+            let content = fresh.remove(&name).or_else(|| before.get(&name).cloned());
+            contents.extend(content.map(|content| (name, content)));
+        }
+        if contents != before {
+            kept.save(contents)?;
+        }
+        Ok(())
+    }
+
+    /// What was kept of a file before this start; None where that is nothing, or of no use.
+    fn kept_policies(&self, path: &Path, changes: &mut Changes) -> Option<Vec<FilePolicy>> {
+        let contents = self.kept.as_ref()?.load();
+        let contents = contents
+            .map_err(|error| changes.problems.push(ErrorChain(&error).to_string()))
+            .ok()?;
+        let read = read_policies(&path.display().to_string(), contents.get(&name_of(path))?).ok()?;
+        let policies = file_policies(read.documents);
+        self.conflict(path, &policies).is_none().then_some(policies)
+    }
+
+    fn refresh_file(&mut self, path: &Path, again: bool, changes: &mut Changes, fresh: &mut Contents) {
+        let stamp = Stamp::of(path);
+        let stamp_error = stamp.as_ref().err().map(ToString::to_string);
+        let stamp = stamp.ok();
         if self
             .files
             .get(path)
@@ -139,54 +191,66 @@ impl PolicyFiles {
         {
             return;
         }
-        let last_good = self
-            .files
-            .get(path)
-            .map(|file| file.policies.clone())
-            .unwrap_or_default();
-        let before = changes.problems.len();
         let mut is_kept_out = false;
-        let policies = match read_capped(path) {
+        let bytes = match stamp_error {
+            None => read_capped(path).map_err(|error| error.to_string()),
+            Some(error) => Err(error),
+        };
+        let good = match bytes {
             Ok(bytes) => match read_policies(&path.display().to_string(), &bytes) {
                 Ok(read) => {
-                    let policies: Vec<FilePolicy> = read
-                        .documents
-                        .into_iter()
-                        .map(|document| FilePolicy {
-                            policy: Arc::new(document.policy),
-                            is_tracing: document.tracing.is_some(),
-                        })
-                        .collect();
+                    let policies = file_policies(read.documents);
                     match self.conflict(path, &policies) {
                         None => {
                             changes.is_changed = true;
                             changes.notes.extend(read.notes.iter().map(ToString::to_string));
-                            policies
+                            fresh.insert(name_of(path), bytes);
+                            Some(policies)
                         }
                         Some(conflict) => {
                             is_kept_out = true;
                             changes.problems.push(conflict);
-                            last_good
+                            None
                         }
                     }
                 }
                 Err(diagnostics) => {
                     changes.problems.extend(diagnostics.iter().map(ToString::to_string));
-                    last_good
+                    None
                 }
             },
             Err(error) => {
-                changes.problems.push(format!(
-                    "{}: cannot be read: {error}; its last good state stays in force",
-                    path.display()
-                ));
-                last_good
+                changes
+                    .problems
+                    .push(format!("{}: cannot be read: {error}", path.display()));
+                None
             }
         };
-        let is_broken = changes.problems.len() > before;
+        let is_broken = good.is_none();
+        let last_good = good.or_else(|| match self.files.get(path) {
+            Some(file) => (!file.is_unknown).then(|| file.policies.clone()),
+            None => {
+                let kept = self.kept_policies(path, changes);
+                changes.is_changed |= kept.is_some();
+                kept
+            }
+        });
+        if is_broken {
+            changes.problems.push(format!(
+                "{}: {}",
+                path.display(),
+                if last_good.is_some() {
+                    "its last good state stays in force"
+                } else {
+                    "nothing is known of what it held before; containers that were enforced before this start stay as they were until it is \
+                     put right"
+                }
+            ));
+        }
         let file = PolicyFile {
             stamp,
-            policies,
+            is_unknown: last_good.is_none(),
+            policies: last_good.unwrap_or_default(),
             is_broken,
             is_kept_out,
         };
@@ -206,8 +270,7 @@ impl PolicyFiles {
                 if let Some((listed, conflict)) = conflicting {
                     let (policy, named) = (&listed.policy, &found.policy);
                     return Some(format!(
-                        "{}: policy {}/{} and policy {}/{} of {}: {conflict}. Make one policy of the two, or give them different targets; \
-                         the last good state of the file stays in force",
+                        "{}: policy {}/{} and policy {}/{} of {}: {conflict}. Make one policy of the two, or give them different targets",
                         path.display(),
                         policy.namespace,
                         policy.name,
@@ -234,10 +297,29 @@ impl PolicyFiles {
         self.files.values().filter(|file| file.is_broken).count()
     }
 
+    /// Of these, files whose last good state nobody knows.
+    pub fn unknown(&self) -> usize {
+        self.files.values().filter(|file| file.is_unknown).count()
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+fn name_of(path: &Path) -> Vec<u8> {
+    path.file_name().unwrap_or_default().as_bytes().to_vec()
+}
+
+fn file_policies(documents: Vec<PolicyDocument>) -> Vec<FilePolicy> {
+    documents
+        .into_iter()
+        .map(|document| FilePolicy {
+            policy: Arc::new(document.policy),
+            is_tracing: document.tracing.is_some(),
+        })
+        .collect()
 }
 
 /// One byte more than is allowed is enough to know that it is too much.
@@ -277,11 +359,79 @@ mod tests {
             changes.problems[0].contains("a.yaml") && changes.problems[0].contains("mood"),
             "{changes:?}"
         );
-        assert_eq!((files.policies().len(), files.broken()), (1, 1));
+        assert!(changes.problems[1].contains("its last good state stays in force"));
+        assert_eq!((files.policies().len(), files.broken(), files.unknown()), (1, 1, 0));
 
         fs::remove_file(&file).unwrap();
         assert!(files.refresh().unwrap().is_changed);
         assert!(files.policies().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_broken_at_the_next_start_keeps_its_last_good_state() {
+        let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = folder.path().join("a.yaml");
+        let start = || {
+            let mut files = PolicyFiles::new(folder.path().into()).keeping(state.path());
+            let changes = files.refresh().unwrap();
+            (files, changes)
+        };
+        fs::write(&file, GOOD).unwrap();
+        let (before, _) = start();
+        for broken in ["mood: enforce", "mode: [", "\0"] {
+            fs::write(&file, GOOD.replace("mode: enforce", broken)).unwrap();
+            // Also where the start after that is the second with it.
+            for _ in 0..2 {
+                let (files, changes) = start();
+                assert!(changes.is_changed, "{changes:?}");
+                assert_eq!(files.policies(), before.policies());
+                assert_eq!((files.broken(), files.unknown()), (1, 0));
+            }
+        }
+        // A link that leads nowhere.
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("nowhere", &file).unwrap();
+        let (mut files, _) = start();
+        assert_eq!((files.policies(), files.unknown()), (before.policies(), 0));
+        // Said once.
+        assert_eq!(files.refresh().unwrap(), Changes::default());
+        // What is removed is gone, also if it comes back broken.
+        fs::remove_file(&file).unwrap();
+        assert!(files.refresh().unwrap().is_changed);
+        fs::write(&file, "spec: [").unwrap();
+        let (files, _) = start();
+        assert_eq!((files.policies().len(), files.broken(), files.unknown()), (0, 1, 1));
+    }
+
+    #[test]
+    fn what_was_kept_and_is_damaged_makes_a_broken_file_an_unknown_one() {
+        let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = folder.path().join("a.yaml");
+        fs::write(&file, GOOD).unwrap();
+        PolicyFiles::new(folder.path().into())
+            .keeping(state.path())
+            .refresh()
+            .unwrap();
+        fs::write(&file, "spec: [").unwrap();
+        let kept = fs::read_dir(state.path()).unwrap().next().unwrap().unwrap().path();
+        let mut content = fs::read(&kept).unwrap();
+        *content.last_mut().unwrap() ^= 1;
+        fs::write(&kept, content).unwrap();
+        let mut files = PolicyFiles::new(folder.path().into()).keeping(state.path());
+        let changes = files.refresh().unwrap();
+        assert!(
+            changes.problems.iter().any(|problem| problem.contains("is damaged")),
+            "{changes:?}"
+        );
+        assert_eq!((files.broken(), files.unknown()), (1, 1));
+        // Put right, it is known again, and kept again.
+        fs::write(&file, GOOD).unwrap();
+        files.refresh().unwrap();
+        assert_eq!((files.policies().len(), files.broken(), files.unknown()), (1, 0, 0));
+        fs::write(&file, "spec: [").unwrap();
+        let mut files = PolicyFiles::new(folder.path().into()).keeping(state.path());
+        files.refresh().unwrap();
+        assert_eq!((files.policies().len(), files.unknown()), (1, 0));
     }
 
     const TRACING: &str = "apiVersion: cilium.io/v1alpha1\nkind: TracingPolicyNamespaced\nmetadata: {name: t, namespace: payments}\nspec:\n  podSelector: {matchLabels: {lattice.dev/workload: shop}}\n  lsmhooks:\n  - hook: bprm_check_security\n    args: [{index: 0, type: linux_binprm}]\n    selectors:\n    - matchArgs: [{index: 0, operator: NotEqual, values: [/app/server]}]\n      matchActions: [{action: Sigkill}]\n";

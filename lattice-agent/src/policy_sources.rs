@@ -26,6 +26,19 @@ pub struct PolicySources {
     state: Arc<Shared>,
     told: Mutex<Told>,
     broken_files: AtomicU64,
+    /// What may have held before this start and is not known now, a sentence each.
+    unknown: Mutex<BTreeMap<Unknown, String>>,
+}
+
+/// A source of which something is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unknown {
+    /// Policy files that are broken, and of which nothing good was kept.
+    Files,
+    /// Central has said nothing yet, and nothing that it said before is to be had.
+    Central,
+    /// The modes that were set at this agent are damaged.
+    Modes,
 }
 
 impl PolicySources {
@@ -35,7 +48,30 @@ impl PolicySources {
             state,
             told: Mutex::default(),
             broken_files: AtomicU64::new(0),
+            unknown: Mutex::default(),
         }
+    }
+
+    /// Says that something of a source is not known, and why; or, with `None`, that all is. While anything is not, containers that were
+    /// enforced before this start stay exactly as they were. Told before the policies that go with it.
+    pub fn note_unknown(&self, source: Unknown, why: Option<String>) {
+        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => unknown.insert(source, why),
+            None => unknown.remove(&source),
+        };
+        self.state.enforcement().set_complete(unknown.is_empty());
+    }
+
+    /// Whether something of this source is not known.
+    pub fn is_unknown(&self, source: Unknown) -> bool {
+        let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        unknown.contains_key(&source)
+    }
+
+    /// What is not known, a sentence each.
+    pub fn unknown(&self) -> BTreeMap<Unknown, String> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether central has said what holds, now or before a restart.
@@ -80,12 +116,14 @@ impl PolicySources {
     /// # Errors
     /// What was not put in force, and why; the rest is.
     pub fn set_modes(&self, modes: BTreeMap<String, Mode>) -> Result<(), String> {
+        self.note_unknown(Unknown::Modes, None);
         self.change(|told| told.modes = modes)
     }
 }
 
 impl PolicySink for PolicySources {
     fn apply(&self, policies: Vec<ExecPolicy>, namespace_modes: BTreeMap<String, Mode>) -> Result<(), String> {
+        self.note_unknown(Unknown::Central, None);
         let changed = self.change(|told| {
             told.central = policies.into_iter().map(Arc::new).collect();
             told.modes = namespace_modes;

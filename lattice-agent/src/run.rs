@@ -35,7 +35,7 @@ use lattice_agent::{
         sequence::SequenceCounter,
     },
     policy_files::PolicyFiles,
-    policy_sources::PolicySources,
+    policy_sources::{PolicySources, Unknown},
     running::Running,
     runtime_programs,
     spool::Spool,
@@ -126,14 +126,21 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     if let Err(error) = sources.set_modes(modes.all()) {
         tracing::error!(error, "not all modes are in force");
     }
+    sources.note_unknown(Unknown::Modes, modes.damage());
     let mut denylist = settings.denylist.clone().map(DenylistFile::new);
     if let Some(file) = &mut denylist {
         // Without its list a node must not start as if there were none.
         deny(file, &state, settings.kill_denied)?;
     }
-    let mut policy_files = settings.policies.clone().map(PolicyFiles::new);
+    let mut policy_files = settings
+        .policies
+        .clone()
+        .map(|folder| PolicyFiles::new(folder).keeping(&settings.state));
     if let Some(files) = &mut policy_files {
-        refresh(files, &sources).with_context(|| format!("--policies {:?}", settings.policies))?;
+        let folder = files.folder().display().to_string();
+        refresh(files, &sources).with_context(|| {
+            format!("--policies {folder} cannot be listed; create the folder, or leave the option away")
+        })?;
     }
     if settings.central.is_some() {
         load_last_good(&settings.state, &sources);

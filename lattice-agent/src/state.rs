@@ -135,6 +135,11 @@ impl Shared {
         }
     }
 
+    /// Whether what held for a container before the restart still does, whatever is told now. What cannot be read is taken for that.
+    fn is_held(&self, container: &ContainerInfo) -> bool {
+        self.enforcement().is_held_in(container.cgroup_id).unwrap_or(true)
+    }
+
     /// Tells the floor where this container's listed files lie.
     fn tell_inodes(&self, container: &ContainerInfo, policy: Option<&ExecPolicy>) {
         let Some(inodes) = &self.inodes else { return };
@@ -207,7 +212,9 @@ impl Shared {
         if self.inodes.is_some() {
             let standings: Vec<_> = self.enforcement().standings().collect();
             for standing in standings {
-                self.tell_inodes(&standing.info, standing.policy.as_deref());
+                if !self.is_held(&standing.info) {
+                    self.tell_inodes(&standing.info, standing.policy.as_deref());
+                }
             }
         }
         self.look_at_running();
@@ -280,7 +287,9 @@ impl Sink for Shared {
             .filter(|pod| self.enforcement().managed_root() != Some(*pod));
         // The floor knows the files before the cgroup is the container's: its first program finds them judged.
         let policy = self.enforcement().policy_of(&container).cloned();
-        self.tell_inodes(&container, policy.as_deref());
+        if !self.is_held(&container) {
+            self.tell_inodes(&container, policy.as_deref());
+        }
         if container.has_own_root {
             self.watch_root(&container);
         }

@@ -77,6 +77,16 @@ impl Node {
         agent
     }
 
+    /// A certificate for this node and its key, by their paths.
+    fn certificate(&self) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["node-a.node.lattice".into()]).unwrap();
+        let (certificate, key_file) = (self.path("node.pem"), self.path("node.key"));
+        fs::write(&certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(&key_file, key.serialize_pem()).unwrap();
+        (certificate.display().to_string(), key_file.display().to_string())
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.path("agent.log")).unwrap_or_default()
     }
@@ -185,33 +195,133 @@ fn policies_in_a_folder_are_taken_up_however_they_get_there() {
 }
 
 #[test]
+fn a_restart_with_a_broken_file_opens_nothing() {
+    let node = Node::new("broken");
+    let file = node.path("policies/server.yaml");
+    let folder = node.path("policies");
+    let start = || node.start(&["--policies", folder.to_str().unwrap()]);
+    fs::write(&file, policy("enforce")).unwrap();
+    let agent = start();
+    assert!(node.is_killed());
+    drop(agent);
+
+    // Its last good state was kept.
+    fs::write(&file, policy("enforce").replace("mode", "mood")).unwrap();
+    let agent = start();
+    assert!(node.is_killed(), "{}", node.log());
+    assert!(node.log().contains("spec.mood") && node.log().contains("its last good state stays in force"));
+    let metrics = node.page("/metrics").1;
+    assert!(metrics.contains("\nlattice_policy_files_broken 1\n"), "{metrics}");
+    assert!(metrics.contains("\nlattice_policy_sources_unknown 0\n"), "{metrics}");
+    assert!(
+        metrics.contains("\nlattice_containers{mode=\"enforce\"} 1\n"),
+        "{metrics}"
+    );
+    assert_eq!(node.page("/readyz").0, 200);
+    drop(agent);
+
+    // What was kept is damaged: the kernel still has it, and the agent leaves it there.
+    let kept = node.path("state/policy-files.last-good");
+    let mut content = fs::read(&kept).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(&kept, content).unwrap();
+    for _ in 0..2 {
+        let _agent = start();
+        assert!(node.is_killed(), "{}", node.log());
+        let (status, text) = node.page("/readyz");
+        assert_eq!(status, 503, "{text}");
+        assert!(
+            text.contains("1 of the policy files cannot be understood")
+                && text.contains("1 containers stay as they were"),
+            "{text}"
+        );
+        let metrics = node.page("/metrics").1;
+        assert!(metrics.contains("\nlattice_policy_sources_unknown 1\n"), "{metrics}");
+        assert!(metrics.contains("\nlattice_containers_held 1\n"), "{metrics}");
+    }
+    let _agent = start();
+    fs::write(&file, policy("monitor")).unwrap();
+    node.eventually(SOON, "put right", || !node.is_killed());
+    assert_eq!(node.page("/readyz").0, 200);
+}
+
+#[test]
+fn a_restart_without_what_central_said_opens_nothing() {
+    let node = Node::new("forgotten");
+    let folder = node.path("policies");
+    fs::write(node.path("policies/server.yaml"), policy("enforce")).unwrap();
+    let agent = node.start(&["--policies", folder.to_str().unwrap()]);
+    assert!(node.is_killed());
+    drop(agent);
+    // As where the policy had come from a central that is away, and the state folder was lost, or damaged.
+    let (certificate, key) = node.certificate();
+    for content in [None, Some("lattice-state 1 00")] {
+        fs::remove_dir_all(node.path("state")).unwrap();
+        if let Some(content) = content {
+            fs::create_dir(node.path("state")).unwrap();
+            fs::write(node.path("state/policies.last-good"), content).unwrap();
+        }
+        let _agent = node.start(&[
+            "--central",
+            "https://127.0.0.1:1",
+            "--client-cert",
+            &certificate,
+            "--client-key",
+            &key,
+            "--ca",
+            &certificate,
+        ]);
+        assert!(node.is_killed(), "{}", node.log());
+        let (status, text) = node.page("/readyz");
+        assert_eq!(status, 503, "{text}");
+        assert!(
+            text.contains("central was not reached yet") && text.contains("1 containers stay as they were"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_restart_with_damaged_modes_opens_nothing() {
+    let node = Node::new("modes");
+    let folder = node.path("policies");
+    let start = || node.start(&["--policies", folder.to_str().unwrap()]);
+    fs::write(node.path("policies/server.yaml"), policy("enforce")).unwrap();
+    let agent = start();
+    assert!(node.is_killed());
+    drop(agent);
+    // The file says less than what was in force.
+    fs::write(node.path("policies/server.yaml"), policy("monitor")).unwrap();
+    fs::write(node.path("state/modes.last-good"), "lattice-state 1 00").unwrap();
+    let agent = start();
+    assert!(node.is_killed(), "{}", node.log());
+    assert!(
+        node.page("/readyz")
+            .1
+            .contains("the modes that were set at this agent are not known"),
+        "{}",
+        node.page("/readyz").1
+    );
+    drop(agent);
+    fs::remove_file(node.path("state/modes.last-good")).unwrap();
+    let _agent = start();
+    assert!(!node.is_killed());
+}
+
+#[test]
 fn ready_is_only_who_enforces_what_is_to_be_enforced() {
     let node = Node::new("ready");
-    let pem = |name: &str, params: rcgen::CertificateParams| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        fs::write(
-            node.path(&format!("{name}.pem")),
-            params.self_signed(&key).unwrap().pem(),
-        )
-        .unwrap();
-        fs::write(node.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    };
-    pem(
-        "node",
-        rcgen::CertificateParams::new(vec!["node-a.node.lattice".into()]).unwrap(),
-    );
-    let (certificate, key) = (node.path("node.pem"), node.path("node.key"));
-    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let (certificate, key) = node.certificate();
     // Nobody listens there.
     let central = [
         "--central",
         "https://127.0.0.1:1",
         "--client-cert",
-        certificate,
+        &certificate,
         "--client-key",
-        key,
+        &key,
         "--ca",
-        certificate,
+        &certificate,
     ];
     let agent = node.start(&central);
     let (status, text) = node.page("/readyz");

@@ -27,6 +27,10 @@ pub struct Facts {
     pub policies_rejected: u64,
     /// Policy files that cannot be understood as they are now.
     pub policy_files_broken: u64,
+    /// Sources of policies of which something is not known that may have held before the start.
+    pub policy_sources_unknown: u64,
+    /// Containers that stay as they were before the start for that reason.
+    pub containers_held: u64,
     /// Events of programs that were not to start.
     pub violation_events: u64,
     /// Events of losses.

@@ -63,6 +63,16 @@ pub(super) fn text(facts: &Facts, agent: AgentFacts, is_healthy: bool, is_ready:
         "Policy files that cannot be understood as they are now; their last good state is in force",
         facts.policy_files_broken,
     );
+    metrics.gauge(
+        "policy_sources_unknown",
+        "Sources of policies (files, central, modes) of which something is not known that may have held before the start",
+        facts.policy_sources_unknown,
+    );
+    metrics.gauge(
+        "containers_held",
+        "Containers that stay as they were before the start until those sources are known",
+        facts.containers_held,
+    );
     metrics.counters(
         "events",
         "Events made since the agent's start, by kind",

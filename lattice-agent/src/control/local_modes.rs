@@ -42,15 +42,24 @@ pub struct LocalModes {
     central: Option<String>,
     state: PathBuf,
     modes: Mutex<(u64, BTreeMap<String, Mode>)>,
+    damage: Option<String>,
 }
 
 impl LocalModes {
     /// Reads back what was set before. What is damaged is not used, and said so in the log. With `central` there are none.
     pub fn load(state: &Path, central: Option<String>) -> Self {
+        let mut damage = None;
         let modes = match &central {
             Some(_) => (0, BTreeMap::new()),
             None => last_good::load_modes(state).unwrap_or_else(|error| {
-                tracing::error!(error = %ErrorChain(&error), "modes that were set before do not hold any more: set them again");
+                let error = ErrorChain(&error).to_string();
+                tracing::error!(
+                    error,
+                    "modes that were set before are not known any more: set them again"
+                );
+                damage = Some(format!(
+                    "the modes that were set at this agent are not known: {error}; set one again"
+                ));
                 (0, BTreeMap::new())
             }),
         };
@@ -58,7 +67,13 @@ impl LocalModes {
             central,
             state: state.into(),
             modes: Mutex::new(modes),
+            damage,
         }
+    }
+
+    /// Why what was set before is not known; `None` where it is.
+    pub fn damage(&self) -> Option<String> {
+        self.damage.clone()
     }
 
     /// The modes, to be put in force at the start.

@@ -156,6 +156,9 @@ pub struct Enforcement<T> {
     next_set: u32,
     /// Found in the pinned maps and not yet claimed; gone when [`Enforcement::settle`] is called.
     inherited: Inherited,
+    /// Whether all policies and modes that may have held before are known. While they are not, inherited containers stay as they were.
+    is_complete: bool,
+    settle_is_due: bool,
 }
 
 #[derive(Default)]
@@ -218,9 +221,50 @@ impl<T: Tables> Enforcement<T> {
             namespaces: BTreeMap::new(),
             used_namespaces,
             overrides: BTreeMap::new(),
+            is_complete: true,
+            settle_is_due: false,
         };
         enforcement.used_policies.insert(0);
         Ok(enforcement)
+    }
+
+    /// Says whether all policies and modes are known that may have held before a restart. Where not, containers that had a policy then keep
+    /// it, with its mode, until they are; the next [`Enforcement::apply`] takes that up.
+    pub fn set_complete(&mut self, is_complete: bool) {
+        self.is_complete = is_complete;
+    }
+
+    /// Whether what a container had before the restart is still in force for it, whatever is told now.
+    fn is_held(&self, container: &Container) -> bool {
+        !self.is_complete && container.policy != 0 && self.inherited.policies.contains(&container.policy)
+    }
+
+    /// How many containers are so.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn held_count(&self) -> Result<usize, EnforcementError> {
+        let mut count = 0;
+        for known in self.containers.values().filter(|_| !self.is_complete) {
+            count += usize::from(self.is_held(&self.tables.container(known.index)?));
+        }
+        Ok(count)
+    }
+
+    /// Whether a container's slot and policy are those of before the restart, and stay so for now.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn is_held_in(&self, cgroup_id: u64) -> Result<bool, EnforcementError> {
+        let known = self.containers.get(&cgroup_id).map(|known| known.index);
+        let inherited = self.inherited.cgroups.get(&cgroup_id);
+        let inherited = inherited
+            .filter(|entry| entry.kind == cgroup_kind::CONTAINER)
+            .map(|entry| entry.index);
+        match known.or(inherited) {
+            Some(index) => Ok(self.is_held(&self.tables.container(index)?)),
+            None => Ok(false),
+        }
     }
 
     /// The maps, for what is only read.
@@ -431,6 +475,12 @@ impl<T: Tables> Enforcement<T> {
                 report.errors.push(error);
             }
         }
+        if self.is_complete
+            && self.settle_is_due
+            && let Err(error) = self.settle()
+        {
+            report.errors.push(error);
+        }
         report
     }
 
@@ -590,6 +640,11 @@ impl<T: Tables> Enforcement<T> {
         if let Some(policy) = policy.clone().filter(|_| !is_new && before.policy != policy_index) {
             self.earlier_slots.insert(before.policy, policy);
         }
+        let (policy_index, namespace, missing) = if !is_new && self.is_held(&before) {
+            (before.policy, before.namespace, verdict::FailAction(before.missing))
+        } else {
+            (policy_index, namespace, missing)
+        };
         let container = Container {
             epoch,
             policy: policy_index,
@@ -754,16 +809,20 @@ impl<T: Tables> Enforcement<T> {
             let policy = self.policy_for(&loaded.info);
             let (policy_index, missing) = self.policy_slot(policy.as_ref(), &loaded.info.namespace);
             let index = loaded.index;
+            let namespace = loaded.info.namespace.clone();
             let container = self.tables.container(index)?;
-            if container.policy != policy_index || container.missing != missing.0 {
-                self.tables.put_container(
-                    index,
-                    Container {
-                        policy: policy_index,
-                        missing: missing.0,
-                        ..container
-                    },
-                )?;
+            if self.is_held(&container) {
+                continue;
+            }
+            let namespace = self.namespace_index(&namespace)?;
+            let now = Container {
+                policy: policy_index,
+                missing: missing.0,
+                namespace,
+                ..container
+            };
+            if container != now {
+                self.tables.put_container(index, now)?;
             }
             if let Some(loaded) = self.containers.get_mut(&cgroup_id) {
                 loaded.policy = policy;
@@ -775,11 +834,15 @@ impl<T: Tables> Enforcement<T> {
         Ok(())
     }
 
-    /// After a restart: all policies and containers have been told again; what nobody claimed goes.
+    /// After a restart: all policies and containers have been told again; what nobody claimed goes. Where not all is known it goes later.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn settle(&mut self) -> Result<(), EnforcementError> {
+        self.settle_is_due = !self.is_complete;
+        if self.settle_is_due {
+            return Ok(());
+        }
         let inherited = std::mem::replace(
             &mut self.inherited,
             Inherited {

@@ -341,6 +341,50 @@ fn what_nobody_claims_after_a_restart_goes() {
 }
 
 #[test]
+fn while_something_is_not_known_what_held_before_a_restart_holds() {
+    let mut enforcement = running();
+    let policies = [policy("pay", "api", &[1]), policy("shop", "web", &[2])];
+    apply(&mut enforcement, &policies, &[("pay", Mode::Enforce)]);
+
+    let mut restarted = Enforcement::adopt(enforcement.tables.clone()).unwrap();
+    restarted.set_complete(false);
+    // Neither the override nor the one policy is known; of the other there is a new generation.
+    let told = [policy("shop", "web", &[3])];
+    apply(&mut restarted, &told, &[]);
+    restarted.container_started(container("pay", "api", 11)).unwrap();
+    restarted.container_started(container("shop", "web", 22)).unwrap();
+    restarted.container_started(container("shop", "web", 33)).unwrap();
+    restarted.settle().unwrap();
+    apply(&mut restarted, &told, &[]);
+    assert_eq!(restarted.tables.judge(11, 1), Some((ENFORCE, true)));
+    assert_eq!(restarted.tables.judge(11, 2), Some((ENFORCE, false)));
+    assert_eq!(restarted.tables.judge(22, 2), Some((MONITOR, true)));
+    // What is new has what is known.
+    assert_eq!(restarted.tables.judge(33, 3), Some((MONITOR, true)));
+    assert_eq!(restarted.held_count().unwrap(), 2);
+
+    // Another restart in that state changes nothing.
+    let mut again = Enforcement::adopt(restarted.tables.clone()).unwrap();
+    again.set_complete(false);
+    again.container_started(container("pay", "api", 11)).unwrap();
+    again.settle().unwrap();
+    assert_eq!(again.tables.judge(11, 1), Some((ENFORCE, true)));
+
+    // All is known: the new generation holds, and what nobody claims goes.
+    restarted.set_complete(true);
+    apply(
+        &mut restarted,
+        &[policy("pay", "api", &[1]), policy("shop", "web", &[3])],
+        &[("pay", Mode::Deny)],
+    );
+    assert_eq!(restarted.held_count().unwrap(), 0);
+    assert_eq!(restarted.tables.judge(11, 1), Some((verdict::Mode::DENY.0, true)));
+    assert_eq!(restarted.tables.judge(22, 2), Some((MONITOR, false)));
+    assert_eq!(restarted.tables.judge(22, 3), Some((MONITOR, true)));
+    assert_eq!(restarted.tables.sets.len(), 2);
+}
+
+#[test]
 fn a_slot_is_given_away_with_another_epoch() {
     let mut enforcement = running();
     let before = enforcement.tables.cgroups[&11];

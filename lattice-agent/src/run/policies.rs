@@ -5,12 +5,14 @@ use std::{io, path::Path, sync::Arc, thread};
 use anyhow::Result;
 use lattice_agent::{
     policy_files::PolicyFiles,
-    policy_sources::PolicySources,
+    policy_sources::{PolicySources, Unknown},
     policy_watch::PolicyWatch,
     uplink::{PolicySink as _, last_good},
 };
 
 pub(super) fn load_last_good(folder: &Path, sources: &PolicySources) {
+    let unknown = "central was not reached yet, and nothing was kept from an earlier start";
+    sources.note_unknown(Unknown::Central, Some(unknown.to_owned()));
     match last_good::load(folder) {
         Ok(Some(set)) => match sources.apply(set.policies, set.namespace_modes) {
             Ok(()) => tracing::info!(revision = set.revision, "the last good policies are in force"),
@@ -19,7 +21,7 @@ pub(super) fn load_last_good(folder: &Path, sources: &PolicySources) {
         Ok(None) => tracing::info!("no policies were kept from an earlier start"),
         Err(error) => tracing::error!(
             error = format!("{:#}", anyhow::Error::from(error)),
-            "the last good policies are not used"
+            "the last good policies are not used: containers that were enforced before this start stay as they were until central is reached"
         ),
     }
 }
@@ -33,7 +35,18 @@ pub(super) fn refresh(files: &mut PolicyFiles, sources: &PolicySources) -> Resul
         tracing::warn!("{note}");
     }
     sources.note_broken_files(files.broken());
-    if changes.is_changed {
+    let unknown = files.unknown();
+    let was_unknown = sources.is_unknown(Unknown::Files);
+    sources.note_unknown(
+        Unknown::Files,
+        (unknown > 0).then(|| {
+            format!(
+                "{unknown} of the policy files cannot be understood, and nothing is known of what they held before; `latticectl policy check` \
+                 says what is wrong"
+            )
+        }),
+    );
+    if changes.is_changed || was_unknown != (unknown > 0) {
         let policies = files.policies();
         let count = policies.len();
         match sources.set_files(policies) {

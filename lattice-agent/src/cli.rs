@@ -87,6 +87,9 @@ pub(crate) enum OutputForm {
 
 #[derive(Args)]
 pub(crate) struct Settings {
+    /// Read settings from this TOML file, whose keys are the names of these flags; flags win
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) pins: Pins,
     /// Name of this node [default: the host's name]

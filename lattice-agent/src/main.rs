@@ -1,6 +1,7 @@
 //! `lattice-agent`: see `--help`.
 
 mod cli;
+mod config_file;
 mod probe_command;
 mod run;
 mod uninstall;
@@ -15,7 +16,14 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    let arguments = match cli::Arguments::try_parse() {
+    let command_line = match config_file::with_file(std::env::args_os().collect()) {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            eprintln!("lattice-agent: {error}");
+            return ExitCode::from(cli::USAGE);
+        }
+    };
+    let arguments = match cli::Arguments::try_parse_from(command_line) {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();

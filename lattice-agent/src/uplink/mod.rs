@@ -116,6 +116,17 @@ pub enum UplinkError {
     Spool(#[from] crate::spool::SpoolError),
 }
 
+impl UplinkError {
+    /// Whether central was reached and will not have this agent.
+    fn is_refusal(&self) -> bool {
+        let Self::Ended(status) = self else { return false };
+        matches!(
+            status.code(),
+            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated
+        )
+    }
+}
+
 /// How it stands with central.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
@@ -175,16 +186,26 @@ impl Uplink {
                 Err(error) => error,
             };
             let was = self.connection.send_replace(Connection::Away);
+            let is_refused = error.is_refusal();
             let error = ErrorChain(&error).to_string();
             if was == Connection::Connected {
                 backoff.reset();
             }
             if was == Connection::Connected || said != error {
-                tracing::warn!(
-                    central,
-                    error,
-                    "central is away; its last policies stay in force, events are kept, trying again"
-                );
+                if is_refused {
+                    tracing::error!(
+                        central,
+                        error,
+                        "central refuses this agent: --client-cert must be of the node that --node names, and of central's authority; the last \
+                         policies stay in force, events are kept, trying again"
+                    );
+                } else {
+                    tracing::warn!(
+                        central,
+                        error,
+                        "central is away; its last policies stay in force, events are kept, trying again"
+                    );
+                }
                 said = error;
             }
             tokio::time::sleep(backoff.wait()).await;

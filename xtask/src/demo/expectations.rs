@@ -327,6 +327,7 @@ pub(super) const EXPECTATIONS: &[Expectation] = &[
             ("reason", "Unsigned"),
             ("policy", "none"),
             ("containers", "0"),
+            ("message says what to do", "yes"),
         ],
         ..NOTHING
     },
@@ -339,6 +340,7 @@ pub(super) const EXPECTATIONS: &[Expectation] = &[
             ("reason", "SignedByOtherKey"),
             ("policy", "none"),
             ("containers", "0"),
+            ("message says what to do", "yes"),
         ],
         ..NOTHING
     },

@@ -16,6 +16,7 @@ mod build_ebpf;
 mod codegen;
 mod demo;
 mod demo_image;
+mod fuzz;
 mod process;
 mod setup;
 mod test;
@@ -54,6 +55,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Measure what an exec costs with the agent, in VMs that count instructions
     Bench(bench::Arguments),
+    /// Run the fuzz targets of parsers, ten minutes each
+    Fuzz(fuzz::Arguments),
     /// Check formatting, lints, forbidden words, and that generated code is current
     Tidy(tidy::Arguments),
     /// Write the generated code anew
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::run(arguments),
         Verb::Demo(arguments) => demo::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
+        Verb::Fuzz(arguments) => fuzz::run(arguments),
         Verb::Tidy(arguments) => tidy::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::Codegen(arguments) => codegen::run(arguments).map(|()| ExitCode::SUCCESS),
         Verb::DemoImage(arguments) => demo_image::run(arguments).map(|()| ExitCode::SUCCESS),

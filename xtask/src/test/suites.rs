@@ -32,6 +32,8 @@ pub(super) fn all() -> Vec<Suite> {
         Command::new(workspace::host_program("lattice-native-suite")),
     ));
     suites.push(suite("demo", xtask(&["demo", "--no-build"])));
+    // A minute of all; `soak` gives each ten.
+    suites.push(suite("fuzz", xtask(&["fuzz", "--seconds", "15"])));
     suites
 }
 

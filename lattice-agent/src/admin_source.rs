@@ -33,6 +33,7 @@ use crate::{
 pub struct EventCounts {
     violations: AtomicU64,
     gaps: AtomicU64,
+    notices: AtomicU64,
     lost: AtomicU64,
 }
 
@@ -45,7 +46,10 @@ impl EventCounts {
                 self.lost
                     .fetch_add(lattice_api::event::lost_events(gap), Ordering::Relaxed);
             }
-            _ => {
+            Some(Kind::Notice(_)) => {
+                self.notices.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(Kind::Violation(_)) | None => {
                 self.violations.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -184,7 +188,12 @@ impl Source for AdminSource {
             policy_files_broken: self.sources.broken_files(),
             policy_sources_unknown: self.sources.unknown().len() as u64,
             containers_held: self.held(),
+            denied: self.state.denials().map_or([0, 0], |denials| {
+                let counts = denials.counts();
+                [counts.files, counts.images]
+            }),
             violation_events: self.events.violations.load(Ordering::Relaxed),
+            notice_events: self.events.notices.load(Ordering::Relaxed),
             gap_events: self.events.gaps.load(Ordering::Relaxed),
             lost_events: self.events.lost.load(Ordering::Relaxed),
             spool: self.spool.metrics(),

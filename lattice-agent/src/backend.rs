@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::{
     containers::ContainerInfo,
     control::Backend,
+    denials::Denials,
     enforcement::ContainerStanding,
     events::explain::Node,
     policy_sources::PolicySources,
@@ -67,8 +68,15 @@ fn status_message(node: &str, standing: &ContainerStanding) -> ContainerStatus {
             matched_entry: String::new(),
             no_match: String::new(),
         }),
-        mode: standing.mode.map(|mode| mode.to_string()).unwrap_or_default(),
-        mode_source: standing.mode.map(|_| source(standing.is_override)).unwrap_or_default(),
+        mode: match standing.mode {
+            // The denylist kills, whatever the mode.
+            _ if standing.is_denied => Mode::Enforce.to_string(),
+            mode => mode.map(|mode| mode.to_string()).unwrap_or_default(),
+        },
+        mode_source: match standing.mode {
+            _ if standing.is_denied => "denylist".into(),
+            mode => mode.map(|_| source(standing.is_override)).unwrap_or_default(),
+        },
     }
 }
 
@@ -113,6 +121,8 @@ impl Backend for AgentBackend {
                 applied_revision: 0,
                 apply_error: String::new(),
                 last_sequence: self.spool.highest(&self.node.boot_id),
+                denylist_revision: 0,
+                denylist_error: String::new(),
             }],
             containers: standings
                 .iter()
@@ -146,6 +156,10 @@ impl Backend for AgentBackend {
             .filter(|policy| namespace.is_empty() || policy.namespace == namespace)
             .cloned()
             .collect()
+    }
+
+    fn denials(&self) -> (u64, Vec<v1::Denial>) {
+        self.state.denials().map(Denials::all).unwrap_or_default()
     }
 
     fn node_report(&self) -> Result<v1::NodeReport, String> {

@@ -98,11 +98,12 @@ pub(crate) struct Settings {
     /// Folder with ExecPolicy files (YAML, JSON); changes are taken up live
     #[arg(long, value_name = "DIR")]
     pub(crate) policies: Option<PathBuf>,
-    /// A container by its cgroup, and where its root file system is mounted, if it has one of its own; may be repeated
-    #[arg(long, value_name = "PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]")]
+    /// A container by its cgroup, where its root file system is mounted, if it has one of its own, and its image's digest; may be
+    /// repeated
+    #[arg(long, value_name = "PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST]")]
     pub(crate) cgroup: Vec<String>,
     /// File of digests that are refused everywhere, in every mode: lines "file DIGEST" and "image sha256:DIGEST"; changes are taken up
-    /// live
+    /// live. What central denies holds besides
     #[arg(long, value_name = "FILE")]
     pub(crate) denylist: Option<PathBuf>,
     /// Kill what runs of an image when the denylist names it

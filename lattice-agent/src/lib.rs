@@ -17,6 +17,7 @@ pub mod backoff;
 pub mod checked_file;
 pub mod containers;
 pub mod control;
+pub mod denials;
 pub mod denylist;
 pub mod enforcement;
 pub mod error_chain;

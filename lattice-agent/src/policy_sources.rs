@@ -10,7 +10,11 @@ use std::{
 
 use lattice_policy::{ExecPolicy, Mode};
 
-use crate::{kernel::heap, state::Shared, uplink::PolicySink};
+use crate::{
+    kernel::heap,
+    state::Shared,
+    uplink::{PolicySink, denylist::CentralDenylist},
+};
 
 #[derive(Default)]
 struct Told {
@@ -131,5 +135,12 @@ impl PolicySink for PolicySources {
         });
         heap::give_back();
         changed
+    }
+
+    fn deny(&self, list: CentralDenylist) -> Result<(), String> {
+        match self.state.denials() {
+            Some(denials) => denials.set_central(&self.state, list),
+            None => Err("the agent is still starting".into()),
+        }
     }
 }

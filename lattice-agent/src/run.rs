@@ -1,6 +1,7 @@
 //! `lattice-agent run`: parse everything, then touch the kernel, then run, then stop; what is pinned stays.
 
 mod activation;
+mod denylist;
 mod front;
 mod keeper;
 mod policies;
@@ -22,7 +23,6 @@ use lattice_agent::{
         nri,
     },
     control::{self, ControlSocket, LocalModes, RecentEvents},
-    denylist::DenylistFile,
     enforcement::{Enforcement, HostRoot},
     events::{clock, explain::Node, reader::Reader},
     host_name::host_name,
@@ -50,6 +50,7 @@ use tokio::{
 
 use self::{
     activation::activate_best,
+    denylist::NodeDenylist,
     front::start_front,
     keeper::Keeper,
     policies::{load_last_good, refresh},
@@ -127,11 +128,8 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         tracing::error!(error, "not all modes are in force");
     }
     sources.note_unknown(Unknown::Modes, modes.damage());
-    let mut denylist = settings.denylist.clone().map(DenylistFile::new);
-    if let Some(file) = &mut denylist {
-        // Without its list a node must not start as if there were none.
-        deny(file, &state, settings.kill_denied)?;
-    }
+    let (own_sender, own_events) = mpsc::channel(OWN_EVENTS);
+    let mut denylist = NodeDenylist::begin(settings, &pins, &state, own_sender.clone(), &node)?;
     let mut policy_files = settings
         .policies
         .clone()
@@ -157,7 +155,6 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
             .set_managed_root(cgroup_id, settings.unknown.into())?;
     }
 
-    let (own_sender, own_events) = mpsc::channel(OWN_EVENTS);
     start_running(&pins, &state, own_sender.clone(), &node);
     if active.tier == Tier::Two {
         start_front(&pins, &state, own_sender, &node);
@@ -276,13 +273,7 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
                     settle.as_mut().reset(tokio::time::Instant::now() + SETTLE_AFTER);
                 }
             }
-            _ = look.tick(), if denylist.is_some() => {
-                if let Some(file) = &mut denylist
-                    && let Err(error) = deny(file, &state, settings.kill_denied)
-                {
-                    tracing::error!(error = format!("{error:#}"), "the denylist that was in force stays");
-                }
-            }
+            _ = look.tick(), if denylist.has_file() => denylist.look(&state),
         }
     }
     tracing::info!("stopping; what is enforced stays in force until `lattice-agent uninstall`");
@@ -381,31 +372,5 @@ fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {
     };
     state.pass_runtime_programs(&programs)?;
     tracing::info!(?programs, "the container runtime's own programs pass by their content");
-    Ok(())
-}
-
-/// Takes up a changed denylist. Containers of an image that is newly on it are said, and killed where that is asked for.
-fn deny(file: &mut DenylistFile, state: &Shared, kill: bool) -> Result<()> {
-    let Some(list) = file.refresh()? else { return Ok(()) };
-    let running = state.enforcement().set_denylist(&list)?;
-    tracing::info!(
-        files = list.files.len(),
-        images = list.images.len(),
-        "the denylist is in force"
-    );
-    for container in running {
-        tracing::error!(
-            container = container.container_id,
-            namespace = container.namespace,
-            workload = container.workload,
-            image = container.image_reference,
-            killed = kill,
-            "a container of a denied image runs"
-        );
-        // The kernel's own way: all processes of the cgroup and of those below it, at once (5.14).
-        if kill && let Err(error) = fs::write(container.cgroup_path.join("cgroup.kill"), "1") {
-            tracing::error!(container = container.container_id, %error, "it could not be killed");
-        }
-    }
     Ok(())
 }

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::{
     containers::{ContainerInfo, Sink, cgroup_tree::cgroup_id, nri},
+    denials::Denials,
     enforcement::{ContainerStanding, Enforcement},
     error_chain::ErrorChain,
     events::record::JudgedFile,
@@ -41,6 +42,7 @@ pub struct Shared {
     /// With `--nri` only.
     nri: OnceLock<Arc<nri::Counters>>,
     runtime_programs: Mutex<RuntimePrograms>,
+    denials: OnceLock<Denials>,
     /// Who looks at what already runs.
     running: OnceLock<SyncSender<()>>,
 }
@@ -55,6 +57,7 @@ impl Shared {
             changes: watch::Sender::new(0),
             nri: OnceLock::new(),
             runtime_programs: Mutex::default(),
+            denials: OnceLock::new(),
             running: OnceLock::new(),
         }
     }
@@ -62,6 +65,21 @@ impl Shared {
     /// Says when containers, or what holds for them, may have changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// What is denied on this node; `None` until the start has come so far.
+    pub fn denials(&self) -> Option<&Denials> {
+        self.denials.get()
+    }
+
+    /// From now on denials have a place.
+    pub fn set_denials(&self, denials: Denials) {
+        let _ = self.denials.set(denials);
+    }
+
+    /// What holds for containers has changed.
+    pub fn standings_changed(&self) {
+        self.changed();
     }
 
     fn changed(&self) {
@@ -293,10 +311,13 @@ impl Sink for Shared {
         if container.has_own_root {
             self.watch_root(&container);
         }
-        let is_running = container.is_running;
+        let adopted = container.is_running.then(|| container.clone());
         let started = self.enforcement().container_started(container);
         self.changed();
-        if is_running {
+        if let Some(container) = adopted {
+            if let Some(denials) = self.denials.get() {
+                denials.adopted(&container);
+            }
             self.look_at_running();
         }
         started.map_err(|error| ErrorChain(&error).to_string())

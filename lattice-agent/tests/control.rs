@@ -9,9 +9,9 @@ use std::{
 
 use lattice_agent::control::{Backend, ControlSocket, LocalModes, RecentEvents, serve};
 use lattice_api::v1::{
-    Container, EffectiveMode, Event, GetModeRequest, GetStatusRequest, GetStatusResponse, ListEventsRequest,
-    ListPoliciesRequest, ListServicesRequest, NodeReport, SetModeRequest, Violation, control_client::ControlClient,
-    event::Kind,
+    Container, Denial, DenyRequest, EffectiveMode, Event, GetModeRequest, GetStatusRequest, GetStatusResponse,
+    LiftDenialRequest, ListDenialsRequest, ListEventsRequest, ListPoliciesRequest, ListServicesRequest, NodeReport,
+    SetModeRequest, Violation, control_client::ControlClient, event::Kind,
 };
 use lattice_policy::{ExecPolicy, Mode};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -62,6 +62,14 @@ impl Backend for Node {
             .filter(|policy| namespace.is_empty() || policy.namespace == namespace)
             .cloned()
             .collect()
+    }
+
+    fn denials(&self) -> (u64, Vec<Denial>) {
+        let denial = Denial {
+            kind: "image".into(),
+            ..Denial::default()
+        };
+        (4, vec![denial])
     }
 
     fn node_report(&self) -> Result<NodeReport, String> {
@@ -172,6 +180,17 @@ async fn answers_what_latticectl_asks() {
             .code(),
         Code::Unimplemented
     );
+    let denials = |history| ListDenialsRequest { history };
+    let listed = client.list_denials(denials(false)).await.unwrap().into_inner();
+    assert_eq!((listed.revision, listed.denials.len()), (4, 1));
+    for status in [
+        client.list_denials(denials(true)).await.unwrap_err(),
+        client.deny(DenyRequest::default()).await.unwrap_err(),
+        client.lift_denial(LiftDenialRequest::default()).await.unwrap_err(),
+    ] {
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert!(status.message().contains("ask central"), "{}", status.message());
+    }
     for (namespace, mode, expected) in [
         ("", "enforce", "--namespace"),
         ("payments", "kill", "\"kill\" is none of"),

@@ -4,9 +4,10 @@ mod document;
 mod message;
 
 pub use document::{
-    AncestorDocument, BytesDocument, ContainerDocument, EventDocument, GapDocument, PolicyDocument, ViolationDocument,
+    AncestorDocument, BytesDocument, ContainerDocument, EventDocument, GapDocument, NoticeDocument, PolicyDocument,
+    ViolationDocument,
 };
-pub use message::{event_message, gap_message, violation_message};
+pub use message::{event_message, gap_message, notice_message, violation_message};
 
 use chrono::{DateTime, SecondsFormat};
 use lattice_policy::escape::{for_terminal, json_for_terminal};
@@ -18,7 +19,8 @@ pub fn event_time(event: &v1::Event, digits: SecondsFormat) -> String {
     time_text(event.time_unix_nanos, digits)
 }
 
-fn time_text(unix_nanos: u64, digits: SecondsFormat) -> String {
+/// Nanoseconds since the Unix epoch as RFC 3339 in UTC.
+pub fn time_text(unix_nanos: u64, digits: SecondsFormat) -> String {
     // Past the year 2262 the last representable moment is shown.
     let nanoseconds = i64::try_from(unix_nanos).unwrap_or(i64::MAX);
     DateTime::from_timestamp_nanos(nanoseconds).to_rfc3339_opts(digits, true)
@@ -28,6 +30,16 @@ fn time_text(unix_nanos: u64, digits: SecondsFormat) -> String {
 pub fn refusals(violation: &v1::Violation) -> u64 {
     // An agent from before counting says 0.
     violation.count.max(1)
+}
+
+/// Namespace of the container that an event is of; empty for a gap, and where it is not known.
+pub fn event_namespace(event: &v1::Event) -> &str {
+    let container = match &event.kind {
+        Some(v1::event::Kind::Violation(violation)) => violation.container.as_ref(),
+        Some(v1::event::Kind::Notice(notice)) => notice.container.as_ref(),
+        Some(v1::event::Kind::Gap(_)) | None => None,
+    };
+    container.map_or("", |container| &container.namespace)
 }
 
 /// How many events a gap stands for.
@@ -54,6 +66,7 @@ pub fn to_line(event: &v1::Event) -> String {
     let time = event_time(event, SecondsFormat::Millis);
     let place = match &event.kind {
         Some(v1::event::Kind::Violation(violation)) => container_name(violation.container.as_ref()),
+        Some(v1::event::Kind::Notice(notice)) => container_name(notice.container.as_ref()),
         _ => event.node.clone(),
     };
     for_terminal(&format!("{time}  {place}  {}", event_message(event)))

@@ -1,7 +1,7 @@
 //! Events as people and programs read them.
 
 use lattice_api::{
-    event::{event_message, lost_events, to_json_line, to_line},
+    event::{event_message, event_namespace, lost_events, to_json_line, to_line},
     v1::{self, event::Kind},
 };
 use proptest::prelude::*;
@@ -206,6 +206,48 @@ fn a_gap_of_pieces_counts_what_is_lost() {
     let document: serde_json::Value = serde_json::from_str(&to_json_line(&event)).unwrap();
     assert_eq!(document["gap"]["ranges"], serde_json::json!([[2, 3], [9, 9]]));
     assert_eq!(document["gap"]["count"], 3);
+}
+
+#[test]
+fn notices_speak_of_whole_containers() {
+    let notice = |notice: &str, action: &str, cause: &str| v1::ContainerNotice {
+        notice: notice.to_owned(),
+        container: violation().container,
+        effective_action: action.to_owned(),
+        cause: cause.to_owned(),
+        reason: "CVE-2026-1\u{1b}[2J".to_owned(),
+        message: String::new(),
+    };
+    for (kind, action, cause, expected) in [
+        (
+            "late-start",
+            "none",
+            "timeout",
+            "the agent could not answer the runtime in time",
+        ),
+        ("late-start", "none", "unresolved", "could not be found out"),
+        (
+            "denied-image",
+            "none",
+            "running",
+            "which is on the denylist (CVE-2026-1\\x1b[2J). It starts nothing any more",
+        ),
+        ("denied-image", "kill", "running", "and was killed"),
+        ("denied-image", "none", "kill-failed", "it could not be killed"),
+        ("new\n", "none", "", "notice new\\x0a of the container"),
+    ] {
+        let event = event(Kind::Notice(notice(kind, action, cause)));
+        assert!(event_message(&event).contains(expected), "{}", event_message(&event));
+        assert_eq!(event_namespace(&event), "payments");
+        assert!(to_line(&event).contains("  payments/"), "{}", to_line(&event));
+    }
+    let line = to_json_line(&event(Kind::Notice(notice("denied-image", "kill", "running"))));
+    let document: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(document["notice"]["notice"], "denied-image");
+    assert_eq!(document["notice"]["effectiveAction"], "kill");
+    assert_eq!(document["notice"]["reason"], "CVE-2026-1\u{1b}[2J");
+    assert_eq!(document["notice"]["container"]["namespace"], "payments");
+    assert!(document.get("violation").is_none() && document.get("gap").is_none());
 }
 
 #[test]

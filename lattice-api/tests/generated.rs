@@ -6,8 +6,16 @@ use std::{fs, path::Path};
 fn generated_code_is_current() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let protos = root.join("proto");
-    let names = ["agent_hub", "containers", "control", "events", "node_report", "policy"]
-        .map(|name| format!("lattice/v1/{name}.proto"));
+    let names = [
+        "agent_hub",
+        "containers",
+        "control",
+        "denylist",
+        "events",
+        "node_report",
+        "policy",
+    ]
+    .map(|name| format!("lattice/v1/{name}.proto"));
     let descriptors = protox::compile(names, [&protos]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     // Without `connect()` in the clients, which would collide with the rpc of that name; callers make their channels.

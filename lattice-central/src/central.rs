@@ -15,6 +15,7 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::{
     board::Board,
+    denials::Denials,
     images::Images,
     nodes::Nodes,
     objects::{self, DirectoryReader, ObjectSet},
@@ -97,10 +98,12 @@ impl Central {
             source,
         })?;
         let (stop, stopping) = watch::channel(false);
+        let denials = Denials::new(store.clone(), &remembered);
         let board = Arc::new(Board::new(store.clone(), remembered));
         let (nodes, counters) = (Nodes::default(), Counters::default());
         let shared = Arc::new(Shared {
             board,
+            denials,
             nodes,
             standings: Standings::default(),
             store,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
 
 /// DNS SAN of a node's certificate: `<node>.node.lattice`.
@@ -91,6 +92,13 @@ impl Identity {
         let certificates = request.peer_certs().unwrap_or_default();
         Self::from_certificates(&certificates).map_err(|error| Status::unauthenticated(error.to_string()))
     }
+}
+
+/// SHA-256 of the certificate that the request came with, in the form of `openssl x509 -fingerprint`'s digits: which of several
+/// certificates with one role it was.
+pub fn certificate_fingerprint<T>(request: &Request<T>) -> Option<String> {
+    let certificates = request.peer_certs()?;
+    Some(format!("sha256:{}", hex::encode(Sha256::digest(certificates.first()?))))
 }
 
 #[cfg(test)]

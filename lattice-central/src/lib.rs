@@ -12,7 +12,7 @@
 //!        │        └──► store (SQLite): commit first, then tell
 //!        ▼                  ▲
 //!   server: hub ────────────┘ events, acknowledged after commit; a node speaks only for itself (identity)
-//!        └─ control: latticectl, operators only
+//!        └─ control: latticectl, operators only ──► denials ──► store, and at once to every agent
 //! ```
 //!
 //! The programs: `lattice-central --local DIR` serves; `lattice-central init-tls` makes certificates for local use;
@@ -31,6 +31,7 @@ pub mod board;
 pub mod central;
 pub mod chain;
 pub mod conditions;
+pub mod denials;
 pub mod gate;
 pub mod identity;
 pub mod images;

@@ -31,9 +31,22 @@ pub struct Node {
     pub applied_revision: u64,
     /// Why it could not apply a revision; empty where it could.
     pub apply_error: String,
+    /// The last revision of the denylist that its agent has put into its maps.
+    pub denylist_revision: u64,
+    /// Why it could not a later one; empty where it could.
+    pub denylist_error: String,
     /// The highest sequence of this boot that is stored.
     pub last_sequence: u64,
     session: u64,
+}
+
+/// What agents are given, each with revisions of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// Policies and modes.
+    Policies,
+    /// The denylist.
+    Denylist,
 }
 
 /// How far the connected agents are with a revision.
@@ -123,10 +136,16 @@ impl Nodes {
     }
 
     /// Notes what an agent has applied.
-    pub fn applied(&self, session: &Session, revision: u64, error: String) {
-        self.change(session, |node| {
-            node.applied_revision = revision;
-            node.apply_error = error;
+    pub fn applied(&self, session: &Session, given: Given, revision: u64, error: String) {
+        self.change(session, |node| match given {
+            Given::Policies => {
+                node.applied_revision = revision;
+                node.apply_error = error;
+            }
+            Given::Denylist => {
+                node.denylist_revision = revision;
+                node.denylist_error = error;
+            }
         });
     }
 
@@ -159,18 +178,20 @@ impl Nodes {
     }
 
     /// How far the connected agents are with a revision.
-    pub fn progress(&self, revision: u64) -> Progress {
-        progress(&self.nodes.borrow(), revision)
+    pub fn progress(&self, given: Given, revision: u64) -> Progress {
+        progress(&self.nodes.borrow(), given, revision)
     }
 
     /// Waits until every connected agent has applied the revision; forever, if one never does.
-    pub async fn wait_for(&self, revision: u64) -> Progress {
+    pub async fn wait_for(&self, given: Given, revision: u64) -> Progress {
         let mut watching = self.nodes.subscribe();
         let reached = watching
-            .wait_for(|nodes| progress(nodes, revision).waiting.is_empty())
+            .wait_for(|nodes| progress(nodes, given, revision).waiting.is_empty())
             .await;
         // The sender is `self`, which is borrowed, so that the channel cannot be closed.
-        reached.map(|nodes| progress(&nodes, revision)).unwrap_or_default()
+        reached
+            .map(|nodes| progress(&nodes, given, revision))
+            .unwrap_or_default()
     }
 
     fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
@@ -179,18 +200,20 @@ impl Nodes {
     }
 }
 
-fn progress(nodes: &BTreeMap<String, Node>, revision: u64) -> Progress {
+fn progress(nodes: &BTreeMap<String, Node>, given: Given, revision: u64) -> Progress {
     let mut progress = Progress::default();
     for (name, node) in nodes.iter().filter(|(_, node)| node.connected) {
+        let (applied, error) = match given {
+            Given::Policies => (node.applied_revision, &node.apply_error),
+            Given::Denylist => (node.denylist_revision, &node.denylist_error),
+        };
         progress.connected += 1;
-        if node.applied_revision >= revision && node.apply_error.is_empty() {
+        if applied >= revision && error.is_empty() {
             progress.applied += 1;
-        } else if node.apply_error.is_empty() {
-            progress
-                .waiting
-                .push(format!("{name} is at revision {}", node.applied_revision));
+        } else if error.is_empty() {
+            progress.waiting.push(format!("{name} is at revision {applied}"));
         } else {
-            progress.waiting.push(format!("{name}: {}", node.apply_error));
+            progress.waiting.push(format!("{name}: {error}"));
         }
     }
     progress
@@ -203,15 +226,19 @@ mod tests {
     #[tokio::test]
     async fn waits_for_connected_agents_only() {
         let nodes = Nodes::default();
-        assert_eq!(nodes.wait_for(5).await, Progress::default());
+        assert_eq!(nodes.wait_for(Given::Policies, 5).await, Progress::default());
         let first = nodes.connect("a", Introduction::default(), 0).unwrap();
         let second = nodes.connect("b", Introduction::default(), 0).unwrap();
-        nodes.applied(&first, 5, String::new());
-        assert_eq!(nodes.progress(5).waiting, ["b is at revision 0"]);
-        nodes.applied(&second, 5, "map is full".to_owned());
-        assert_eq!(nodes.progress(5).waiting, ["b: map is full"]);
-        let (done, ()) = tokio::join!(nodes.wait_for(5), async { nodes.disconnect(&second) });
+        nodes.applied(&first, Given::Policies, 5, String::new());
+        assert_eq!(nodes.progress(Given::Policies, 5).waiting, ["b is at revision 0"]);
+        nodes.applied(&second, Given::Policies, 5, "map is full".to_owned());
+        assert_eq!(nodes.progress(Given::Policies, 5).waiting, ["b: map is full"]);
+        let (done, ()) = tokio::join!(nodes.wait_for(Given::Policies, 5), async { nodes.disconnect(&second) });
         assert_eq!((done.applied, done.connected), (1, 1));
+        // The denylist has revisions of its own.
+        assert_eq!(nodes.progress(Given::Denylist, 5).waiting, ["a is at revision 0"]);
+        nodes.applied(&first, Given::Denylist, 6, String::new());
+        assert_eq!(nodes.wait_for(Given::Denylist, 5).await.applied, 1);
     }
 
     #[tokio::test]
@@ -221,7 +248,7 @@ mod tests {
         assert!(older.replaced.try_recv().is_err());
         let newer = nodes.connect("a", Introduction::default(), 7).unwrap();
         (&mut older.replaced).await.unwrap();
-        nodes.applied(&older, 9, String::new());
+        nodes.applied(&older, Given::Policies, 9, String::new());
         nodes.disconnect(&older);
         assert!(nodes.is_current(&newer) && !nodes.is_current(&older));
         let node = nodes.all()["a"].clone();

@@ -14,9 +14,10 @@ use lattice_api::v1::{agent_hub_server::AgentHubServer, control_server::ControlS
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
-use crate::{board::Board, nodes::Nodes, settings::Settings, standings::Standings, store::Store};
+use crate::{board::Board, denials::Denials, nodes::Nodes, settings::Settings, standings::Standings, store::Store};
 
 mod control;
+mod denial;
 mod hub;
 
 /// A message from an agent; a batch of events.
@@ -28,6 +29,8 @@ pub const OUTBOUND_BYTES_MAXIMUM: usize = 64 * 1024 * 1024;
 pub struct Shared {
     /// What holds now.
     pub board: Arc<Board>,
+    /// What is refused everywhere.
+    pub denials: Denials,
     /// The agents.
     pub nodes: Nodes,
     /// Their containers.

@@ -1,4 +1,4 @@
-//! What must outlive the process: events, mode overrides, the last good derivations. One SQLite file.
+//! What must outlive the process: events, mode overrides, denials, the last good derivations. One SQLite file.
 //!
 //! ```text
 //!   hub, control, reconciler ──► commands ──► writer thread ──► one transaction for all that waits ──► COMMIT ──► answers
@@ -26,10 +26,13 @@ use self::writer::{Command, Writer};
 
 /// The file in the state directory.
 const FILE_NAME: &str = "central.sqlite";
-const SCHEMA: &str = include_str!("store/schema.sql");
-const SCHEMA_VERSION: i64 = 2;
-/// What version 2 has besides.
-const SPOKEN_OF: &str = include_str!("store/spoken_of.sql");
+/// What each schema version adds to the one before it.
+const SCHEMA: [&str; 3] = [
+    include_str!("store/schema.sql"),
+    include_str!("store/spoken_of.sql"),
+    include_str!("store/denials.sql"),
+];
+const SCHEMA_VERSION: i64 = SCHEMA.len() as i64;
 /// Commands that may wait for the writer; then senders wait.
 const COMMANDS_WAITING_MAXIMUM: usize = 256;
 
@@ -102,6 +105,36 @@ pub struct DerivedPolicy {
     pub policy: Option<Vec<u8>>,
 }
 
+/// A denial, in force or lifted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDenial {
+    /// `image` or `file`.
+    pub kind: String,
+    /// `sha256:<hex>`.
+    pub digest: String,
+    /// Whether what runs of the image is killed.
+    pub kill_running: bool,
+    /// Why.
+    pub reason: String,
+    /// Who set it.
+    pub set_by: String,
+    /// When.
+    pub set_unix_nanos: u64,
+    /// When, by whom and why it was lifted.
+    pub lifted: Option<Lifted>,
+}
+
+/// The end of a denial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifted {
+    /// When.
+    pub unix_nanos: u64,
+    /// Who lifted it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// What the store held when it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remembered {
@@ -109,6 +142,8 @@ pub struct Remembered {
     pub namespace_modes: Vec<(String, String)>,
     /// Derivations whose checksum held.
     pub derived_policies: Vec<DerivedPolicy>,
+    /// Denials that hold.
+    pub denials: Vec<StoredDenial>,
     /// `namespace/name` of derivations whose checksum did not hold; they do not count.
     pub damaged_policies: Vec<String>,
     /// The last revision that was given out.
@@ -137,9 +172,7 @@ impl Store {
         let writer = Connection::open(&path).map_err(unusable)?;
         prepare(&writer).map_err(unusable)?;
         match schema_version(&writer).map_err(unusable)? {
-            0 => create(&writer).map_err(unusable)?,
-            1 => upgrade(&writer).map_err(unusable)?,
-            SCHEMA_VERSION => {}
+            found @ 0..=SCHEMA_VERSION => migrate(&writer, found).map_err(unusable)?,
             found => return Err(StoreError::Version { path, found }),
         }
         let check: String = writer
@@ -195,6 +228,37 @@ impl Store {
     /// When the transaction could not be committed.
     pub async fn keep_policies(&self, policies: Vec<DerivedPolicy>) -> Result<u64, StoreError> {
         self.ask(|answer| Command::KeepPolicies { policies, answer }).await
+    }
+
+    /// Keeps a denial; one of the same digest that holds is replaced, and ends with it. Returns the new revision.
+    ///
+    /// # Errors
+    /// When the transaction could not be committed.
+    pub async fn deny(&self, denial: StoredDenial) -> Result<u64, StoreError> {
+        self.ask(|answer| Command::Deny { denial, answer }).await
+    }
+
+    /// Notes that a denial is lifted, and returns the new revision; `None` where none of this digest holds.
+    ///
+    /// # Errors
+    /// When the transaction could not be committed.
+    pub async fn lift_denial(&self, kind: String, digest: String, lifted: Lifted) -> Result<Option<u64>, StoreError> {
+        let revision = self.ask(|answer| Command::LiftDenial {
+            kind,
+            digest,
+            lifted,
+            answer,
+        });
+        // Revisions begin at 1.
+        Ok(Some(revision.await?).filter(|revision| *revision != 0))
+    }
+
+    /// Denials that hold or ever did, the newest first; at most `limit`.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn denials(&self, limit: u32) -> Result<Vec<StoredDenial>, StoreError> {
+        self.read(move |connection| reader::denials(connection, limit)).await
     }
 
     async fn ask<T>(
@@ -276,18 +340,20 @@ fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-fn create(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {SCHEMA} {SPOKEN_OF} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-    ))
-}
-
-/// From version 1, all or nothing.
-fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(&format!("BEGIN IMMEDIATE; {SPOKEN_OF}"))?;
-    let done = losses::note_stored_gaps(connection)
+/// From an earlier version, or from nothing: all of it, or none.
+fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
+    if from == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let missing: String = SCHEMA.iter().skip(from as usize).copied().collect();
+    let done = connection
+        .execute_batch(&format!("BEGIN IMMEDIATE; {missing}"))
+        .and_then(|()| match from {
+            1 => losses::note_stored_gaps(connection),
+            _ => Ok(()),
+        })
         .and_then(|()| connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")));
-    if done.is_err() {
+    if done.is_err() && !connection.is_autocommit() {
         // The file is as it was; what failed is told.
         connection.execute_batch("ROLLBACK")?;
     }

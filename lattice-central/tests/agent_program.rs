@@ -7,7 +7,8 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
-    time::Instant,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -16,12 +17,18 @@ use common::{
     stored,
 };
 use lattice_api::v1 as wire;
+use prost::Message as _;
 
 const POLICY: &str = "apiVersion: lattice.dev/v1alpha1
 kind: ExecPolicy
 metadata: {name: server, namespace: payments}
 spec: {target: {workload: server}, mode: enforce, entries: [{path: /app/server}]}
 ";
+
+/// Digest of the image that the container is said to be of.
+const IMAGE: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+/// From the operator's call to the end of what ran, as REQUIREMENTS has it for a node; tests are given more, for a loaded machine.
+const DRILL: Duration = Duration::from_secs(10);
 
 /// A node of its own on this machine: a BPF file system, a cgroup, and folders.
 struct Node {
@@ -38,7 +45,10 @@ impl Node {
             let (_, place, kind) = (words.next()?, words.next()?, words.next()?);
             (kind == "cgroup2").then(|| PathBuf::from(place))
         });
-        let name = format!("lattice-central-test-{}", std::process::id());
+        // Tests of one program run beside each other.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lattice-central-test-{}-{number}", std::process::id());
         let cgroup = hierarchy.expect("a cgroup2 mount").join(name);
         fs::create_dir(&cgroup).expect("this test needs root");
         let node = Self { folder, cgroup };
@@ -83,7 +93,10 @@ impl Node {
             .arg(self.path("state"))
             .arg("--socket")
             .arg(self.path("run/agent.sock"))
-            .arg(format!("--cgroup={}=payments/server/main", self.cgroup.display()))
+            .arg(format!(
+                "--cgroup={}=payments/server/main,image={IMAGE}",
+                self.cgroup.display()
+            ))
             .arg("--client-cert")
             .arg(tls("node-worker-1.crt"))
             .arg("--client-key")
@@ -98,9 +111,15 @@ impl Node {
         let deadline = Instant::now() + PATIENCE;
         while !fs::read_to_string(&log).unwrap().contains(" ready ") {
             assert!(Instant::now() < deadline, "{}", fs::read_to_string(&log).unwrap());
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
         agent
+    }
+
+    /// A program that stays in the container.
+    fn spawn(&self, program: &str) -> Child {
+        let entered = format!("echo 0 >{}/cgroup.procs; exec {program}", self.cgroup.display());
+        Command::new("/bin/sh").args(["-c", &entered]).spawn().unwrap()
     }
 
     /// Starts a program in the container.
@@ -113,6 +132,8 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.unmount();
+        // What a test that failed has left running.
+        let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
         // The cgroup may still hold a task that dies.
         let _ = fs::remove_dir(&self.cgroup);
     }
@@ -143,7 +164,7 @@ async fn wait_for_container(place: &Place, program: &Program, connected: bool) -
             return container.clone();
         }
         assert!(Instant::now() < deadline, "{status:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -151,7 +172,7 @@ async fn wait_for_events(place: &Place, count: usize) {
     let deadline = Instant::now() + PATIENCE;
     while stored(&place.settings.state).len() < count {
         assert!(Instant::now() < deadline, "{:?}", stored(&place.settings.state));
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -199,4 +220,130 @@ async fn an_agent_that_starts_without_central_enforces_what_it_kept_and_tells_it
     wait_for_container(&place, &program, true).await;
     wait_for_events(&place, 2).await;
     assert!(stored(&place.settings.state).values().all(|count| *count == 1));
+}
+
+/// The events of one kind of notice that are stored, by effective action.
+fn notices(place: &Place) -> Vec<String> {
+    let connection = rusqlite::Connection::open(place.settings.state.join("central.sqlite")).unwrap();
+    let mut statement = connection.prepare("SELECT event FROM events ORDER BY cursor").unwrap();
+    let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+    let events = rows.map(|row| wire::Event::decode(row.unwrap().as_slice()).unwrap());
+    let notice = |event: wire::Event| match event.kind {
+        Some(wire::event::Kind::Notice(notice)) => Some(format!(
+            "{} {} {}",
+            notice.notice, notice.effective_action, notice.reason
+        )),
+        _ => None,
+    };
+    events.filter_map(notice).collect()
+}
+
+async fn wait_for_notices(place: &Place, expected: &[&str]) {
+    let deadline = Instant::now() + PATIENCE;
+    while notices(place) != expected {
+        assert!(Instant::now() < deadline, "{:?}", notices(place));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn deny(kill_running: bool, reason: &str) -> wire::DenyRequest {
+    wire::DenyRequest {
+        kind: "image".to_owned(),
+        digest: IMAGE.to_owned(),
+        kill_running,
+        reason: reason.to_owned(),
+        wait: true,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_reaches_the_kernel_at_once_and_outlives_central_and_the_agent() {
+    let (place, node) = (Place::new(), Node::new());
+    let monitor = POLICY.replace("mode: enforce", "mode: monitor");
+    fs::write(place.settings.local.join("policy.yaml"), monitor).unwrap();
+    let address = free_address();
+    let url = format!("https://localhost:{}", address.port());
+    let program = Program::start(&place, address);
+    let agent = node.start_agent(&place, &url);
+    wait_for_container(&place, &program, true).await;
+    // Monitor refuses nothing.
+    assert_eq!(node.exec("/bin/true").code(), Some(0));
+    let mut running = node.spawn("sleep 600");
+
+    // Reported, refused at once, and what runs goes on.
+    let mut control = operator(&place, address).await;
+    let began = Instant::now();
+    let answer = control.deny(deny(false, "CVE")).await.unwrap().into_inner();
+    let took = began.elapsed();
+    println!(
+        "a denial was in the kernel {} ms after the operator's call",
+        took.as_millis()
+    );
+    assert!(took < DRILL, "{took:?}");
+    assert_eq!((answer.agents_applied, answer.agents_connected), (1, 1));
+    assert_eq!(answer.running.len(), 1);
+    assert_eq!(node.exec("/bin/true").signal(), Some(9));
+    assert!(running.try_wait().unwrap().is_none());
+    wait_for_notices(&place, &["denied-image none CVE"]).await;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let container = wait_for_container(&place, &program, true).await;
+        if (container.mode.as_str(), container.mode_source.as_str()) == ("enforce", "denylist") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{container:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    // Asked for, it is killed too.
+    let began = Instant::now();
+    control.deny(deny(true, "worse")).await.unwrap();
+    assert_eq!(running.wait().unwrap().signal(), Some(9));
+    assert!(began.elapsed() < DRILL, "{:?}", began.elapsed());
+    wait_for_notices(&place, &["denied-image none CVE", "denied-image kill worse"]).await;
+
+    // All die, and what was pinned is gone. The next start has it from the disk, without central.
+    drop(agent);
+    drop(program);
+    node.unmount();
+    let deadline = Instant::now() + PATIENCE;
+    while node.exec("/bin/true").code() != Some(0) {
+        assert!(Instant::now() < deadline, "it is still enforced");
+    }
+    node.mount();
+    let agent = node.start_agent(&place, &url);
+    assert_eq!(node.exec("/bin/true").signal(), Some(9));
+
+    // Central has it from its store: who, when and why.
+    let _program = Program::start(&place, address);
+    let mut control = operator(&place, address).await;
+    let list = wire::ListDenialsRequest { history: true };
+    let kept = control.list_denials(list).await.unwrap().into_inner().denials;
+    let reasons: Vec<&str> = kept.iter().map(|denial| denial.reason.as_str()).collect();
+    assert_eq!(reasons, ["worse", "CVE"]);
+    assert!(kept.iter().all(|denial| denial.set_by.starts_with("operator sha256:")));
+    assert!(kept[0].set_unix_nanos >= kept[1].set_unix_nanos && kept[1].set_unix_nanos != 0);
+
+    // And takes it back.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = control.get_status(wire::GetStatusRequest::default()).await.unwrap();
+        if status.into_inner().nodes.iter().any(|node| node.connected) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the agent does not come");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let lift = wire::LiftDenialRequest {
+        kind: "image".to_owned(),
+        digest: IMAGE.to_owned(),
+        reason: "fixed".to_owned(),
+        wait: true,
+    };
+    let lifted = control.lift_denial(lift.clone()).await.unwrap().into_inner();
+    assert_eq!(lifted.agents_applied, 1);
+    assert_eq!(node.exec("/bin/true").code(), Some(0));
+    let again = control.lift_denial(lift).await.unwrap_err();
+    assert_eq!(again.code(), tonic::Code::NotFound);
+    drop(agent);
 }

@@ -478,3 +478,57 @@ async fn what_is_no_protocol_is_refused() {
     assert_eq!(agent.ended().await.message(), "Hello came twice");
     assert!(stored(&place.settings.state).is_empty());
 }
+
+#[tokio::test]
+async fn denials_come_first_and_only_operators_set_them() {
+    let place = Place::new();
+    let central = Central::start(&place).await;
+    let mut agent = Agent::connect(&place, central.address, NODES[0]).await;
+    // Also where there are none: an agent that kept some is to forget them.
+    let first = agent.receive().await.unwrap();
+    assert!(
+        matches!(&first, wire::hub_message::Kind::Denylist(list) if list.denials.is_empty()),
+        "{first:?}"
+    );
+    let deny = |digest: &str, wait| wire::DenyRequest {
+        kind: "file".to_owned(),
+        digest: digest.to_owned(),
+        reason: "incident 17".to_owned(),
+        wait,
+        ..Default::default()
+    };
+    let digest = format!("sha256:{:064x}", 1);
+    let certificate = place.client_tls(Some("node-worker-1"));
+    let mut node = ControlClient::new(channel(central.address, certificate).await.unwrap());
+    let status = node.deny(deny(&digest, false)).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+
+    let mut control = central.control(&place).await;
+    let status = control.deny(deny("abc", false)).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(
+        status.message(),
+        "file digest: \"abc\" is not 64 lower-case hexadecimal digits"
+    );
+    let setting = tokio::spawn(async move { control.deny(deny(&digest, true)).await });
+    let list = agent.denylist().await;
+    assert_eq!(
+        (list.denials.len(), list.denials[0].reason.as_str()),
+        (1, "incident 17")
+    );
+    let error = "4097 denied files are more than the 4096".to_owned();
+    let applied = wire::Applied {
+        revision: list.revision,
+        error,
+    };
+    agent.send(wire::agent_message::Kind::DenylistApplied(applied)).await;
+    let status = timeout(PATIENCE, setting).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(
+        status.message().contains("worker-1: 4097 denied files"),
+        "{}",
+        status.message()
+    );
+    let node = central.shared.nodes.all()[NODES[0]].clone();
+    assert_eq!((node.apply_error.as_str(), node.denylist_revision), ("", list.revision));
+}

@@ -66,7 +66,7 @@ async fn killed_at_any_moment_nothing_acknowledged_is_lost_and_nothing_is_stored
         while acknowledged.len() < EVENTS as usize {
             match agent.receive().await {
                 Ok(wire::hub_message::Kind::Acknowledgement(some)) => acknowledged.extend(some.sequences),
-                Ok(wire::hub_message::Kind::Policies(_)) => {}
+                Ok(wire::hub_message::Kind::Policies(_) | wire::hub_message::Kind::Denylist(_)) => {}
                 Err(_) => break,
             }
             if acknowledged.len() >= kill_after && program.child.try_wait().unwrap().is_none() {

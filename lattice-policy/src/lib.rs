@@ -7,6 +7,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod denial;
 pub mod digest;
 pub mod document;
 pub mod escape;
@@ -18,6 +19,7 @@ pub mod tracing_policy;
 pub mod validity;
 mod words;
 
+pub use denial::{Denied, InvalidDenied};
 pub use digest::{FileDigest, ImageDigest, InvalidDigest};
 pub use document::Diagnostic;
 pub use exec_policy::{

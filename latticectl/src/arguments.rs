@@ -4,13 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource};
 use clap_complete::Shell;
-use lattice_policy::Mode;
+use lattice_policy::{Denied, FileDigest, ImageDigest, Mode};
 
 const EXAMPLES: &str = "\
 Examples:
   latticectl status                                    what the agent of this machine sees
   latticectl events --follow                           what is refused, or would be
   latticectl mode set --namespace payments enforce     kill what no policy lists
+  latticectl deny file 9f86… --reason 'incident 17'    refuse these bytes on every node, at once
   latticectl policy check payment-service.yaml         what a file means, or what is wrong
   latticectl doctor                                    what this node can refuse, and what to change
   latticectl --central https://lattice.example.com:7443 service list
@@ -112,6 +113,11 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: ModeVerb,
     },
+    /// What is refused on every node, in every mode: an image by its digest, a file by its content
+    Deny {
+        #[command(subcommand)]
+        verb: DenyVerb,
+    },
     /// Execution policies
     Policy {
         #[command(subcommand)]
@@ -179,6 +185,80 @@ pub(crate) enum ModeVerb {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum DenyVerb {
+    /// Containers of an image start nothing any more
+    #[command(
+        after_help = "Examples:\n  latticectl deny image sha256:9f86… --reason 'CVE-2026-1234'\n  latticectl deny image sha256:9f86… --kill-running --reason 'incident 17'\n\nThe digest is the one that `latticectl status` shows for the container."
+    )]
+    Image {
+        /// Its digest: sha256: and 64 hexadecimal digits
+        #[arg(value_name = "DIGEST")]
+        digest: ImageDigest,
+        /// Kill what runs of it; else that is reported, and goes on
+        #[arg(long)]
+        kill_running: bool,
+        #[command(flatten)]
+        change: DenyChange,
+    },
+    /// A file's content starts nowhere, at whatever path
+    #[command(
+        after_help = "Example:\n  latticectl deny file \"$(sha256sum < miner | cut -d' ' -f1)\" --reason 'incident 17'"
+    )]
+    File {
+        /// SHA-256 of its content: 64 hexadecimal digits, sha256: before them or not
+        #[arg(value_name = "DIGEST", value_parser = file_digest)]
+        digest: FileDigest,
+        #[command(flatten)]
+        change: DenyChange,
+    },
+    /// Takes a denial back
+    #[command(
+        after_help = "Example:\n  latticectl deny remove file 9f86… --reason 'it was the wrong build'\n\nWho set it, when and why stays: `latticectl deny list --history`."
+    )]
+    Remove {
+        /// What it is of
+        #[arg(value_name = "image|file", value_parser = ["image", "file"])]
+        of: String,
+        /// The digest
+        #[arg(value_name = "DIGEST")]
+        digest: String,
+        #[command(flatten)]
+        change: DenyChange,
+    },
+    /// What is denied, by whom, since when and why
+    List {
+        /// What was lifted too; central only
+        #[arg(long)]
+        history: bool,
+    },
+}
+
+/// What every change of the denylist says.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DenyChange {
+    /// Why; kept with who and when
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Return before the agents have applied it
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+impl DenyVerb {
+    /// # Errors
+    /// When the digest to be removed is none.
+    fn check(&self) -> Result<(), clap::Error> {
+        match self {
+            Self::Remove { of, digest, .. } => Denied::parse(of, digest).map(drop).map_err(|error| {
+                let message = format!("invalid value {digest:?} for '<DIGEST>': {error}");
+                Arguments::command().error(ErrorKind::ValueValidation, message)
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum PolicyVerb {
     /// The policies that are in force
     List {
@@ -237,6 +317,9 @@ impl Arguments {
     /// # Errors
     /// When both are flags, or central's URL or a file that it needs is not there.
     pub(crate) fn settled(mut self, matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if let Verb::Deny { verb } = &self.verb {
+            verb.check()?;
+        }
         let is_flag = |name| source(matches, name) == Some(ValueSource::CommandLine);
         if is_flag("agent") && is_flag("central") {
             let message = "--agent and --central cannot be used together: one of them answers";
@@ -280,6 +363,11 @@ fn source_below(matches: &ArgMatches, name: &str) -> Option<ValueSource> {
 fn mode(text: &str) -> Result<Mode, String> {
     text.parse()
         .map_err(|_| "the modes are monitor, enforce and deny".to_owned())
+}
+
+fn file_digest(text: &str) -> Result<FileDigest, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    digits.parse().map_err(|error| format!("{error}"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

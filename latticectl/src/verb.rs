@@ -1,6 +1,7 @@
 //! What each verb asks, and how its answer is shown.
 
 pub(crate) mod completion;
+mod deny;
 mod doctor;
 mod events;
 mod input;
@@ -11,8 +12,10 @@ mod policy_list;
 mod service_list;
 mod status;
 
+use lattice_policy::Denied;
+
 use crate::{
-    arguments::{Arguments, ModeVerb, PolicyVerb, ServiceVerb, Verb},
+    arguments::{Arguments, DenyVerb, ModeVerb, PolicyVerb, ServiceVerb, Verb},
     connection::Connection,
     failure::Failure,
     output::Output,
@@ -50,6 +53,7 @@ async fn ask(verb: &Verb, connection: &mut Connection, output: &mut Output) -> R
         Verb::Mode {
             verb: ModeVerb::Get { namespace },
         } => mode::get(connection, output, namespace.as_deref()).await,
+        Verb::Deny { verb } => deny(verb, connection, output).await,
         Verb::Policy {
             verb: PolicyVerb::List { namespace },
         } => policy_list::run(connection, output, namespace.as_deref()).await,
@@ -64,5 +68,39 @@ async fn ask(verb: &Verb, connection: &mut Connection, output: &mut Output) -> R
         } => service_list::run(connection, output, namespace.as_deref()).await,
         Verb::Completion { shell } => completion::run(*shell),
         Verb::Doctor { .. } => Ok(()),
+    }
+}
+
+async fn deny(verb: &DenyVerb, connection: &mut Connection, output: &mut Output) -> Result<(), Failure> {
+    match verb {
+        DenyVerb::Image {
+            digest,
+            kill_running,
+            change,
+        } => {
+            let denied = Denied::Image(*digest);
+            deny::set(
+                connection,
+                output,
+                denied,
+                *kill_running,
+                &change.reason,
+                !change.no_wait,
+            )
+            .await
+        }
+        DenyVerb::File { digest, change } => {
+            let denied = Denied::File(*digest);
+            deny::set(connection, output, denied, false, &change.reason, !change.no_wait).await
+        }
+        DenyVerb::Remove { of, digest, change } => match Denied::parse(of, digest) {
+            Ok(denied) => deny::remove(connection, output, denied, &change.reason, !change.no_wait).await,
+            // The command line was checked before.
+            Err(error) => Err(Failure::Unreadable {
+                whom: "the command line".to_owned(),
+                reason: error.to_string(),
+            }),
+        },
+        DenyVerb::List { history } => deny::list(connection, output, *history).await,
     }
 }

@@ -31,8 +31,12 @@ pub struct Facts {
     pub policy_sources_unknown: u64,
     /// Containers that stay as they were before the start for that reason.
     pub containers_held: u64,
+    /// Denied digests: of files, of images.
+    pub denied: [u64; 2],
     /// Events of programs that were not to start.
     pub violation_events: u64,
+    /// Events of whole containers.
+    pub notice_events: u64,
     /// Events of losses.
     pub gap_events: u64,
     /// Events that those say were lost.

@@ -73,12 +73,25 @@ pub(super) fn text(facts: &Facts, agent: AgentFacts, is_healthy: bool, is_ready:
         "Containers that stay as they were before the start until those sources are known",
         facts.containers_held,
     );
+    metrics.gauges(
+        "denied_digests",
+        "Digests on the denylist, by what they are of",
+        "kind",
+        ["file", "image"]
+            .into_iter()
+            .zip(facts.denied)
+            .map(|(kind, count)| (kind.to_owned(), count)),
+    );
     metrics.counters(
         "events",
         "Events made since the agent's start, by kind",
         "kind",
-        [("violation", facts.violation_events), ("gap", facts.gap_events)]
-            .map(|(kind, count)| (kind.to_owned(), count)),
+        [
+            ("violation", facts.violation_events),
+            ("gap", facts.gap_events),
+            ("notice", facts.notice_events),
+        ]
+        .map(|(kind, count)| (kind.to_owned(), count)),
     );
     metrics.counter("events_lost", "Events that gap events stand for", facts.lost_events);
     metrics.gauge(
@@ -249,6 +262,7 @@ mod tests {
             .map(|(name, count)| (name.to_owned(), count))
             .into(),
             containers: [("enforce".to_owned(), 3)].into(),
+            denied: [6, 2],
             lost_events: 5,
             front: vec![("denied", 2)],
             ..Facts::default()
@@ -268,6 +282,7 @@ mod tests {
             "lattice_nri_starts_total{outcome=\"late\"} 2",
             "lattice_containers{mode=\"enforce\"} 3",
             "lattice_containers{mode=\"none\"} 0",
+            "lattice_denied_digests{kind=\"image\"} 2",
             "lattice_events_lost_total 5",
             "lattice_central_connected 0",
             "lattice_front_questions_total{outcome=\"denied\"} 2",

@@ -1,10 +1,11 @@
-//! A container named on the command line: `--cgroup PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]`.
+//! A container named on the command line: `--cgroup PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST]`.
 
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
 };
 
+use lattice_policy::{ImageDigest, InvalidDigest};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::{
@@ -20,7 +21,7 @@ const NAME_BYTES: usize = 253;
 pub enum ByHandError {
     /// Not of the form.
     #[error(
-        "--cgroup {value:?} is not PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]; for example /sys/fs/cgroup/shop=payments/shop/server"
+        "--cgroup {value:?} is not PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=sha256:…]; for example /sys/fs/cgroup/shop=payments/shop/server"
     )]
     Form {
         /// The value.
@@ -39,6 +40,14 @@ pub enum ByHandError {
         value: String,
         /// The part that is wrong.
         name: String,
+    },
+    /// The image's digest is none.
+    #[error("--cgroup {value:?}: image: {problem}")]
+    Image {
+        /// The value.
+        value: String,
+        /// What is wrong.
+        problem: InvalidDigest,
     },
     /// The folder is not there.
     #[error("--cgroup: there is no folder {}: create the cgroup first (mkdir), then start the agent", path.display())]
@@ -73,17 +82,29 @@ pub struct ByHand {
     workload: String,
     container: String,
     root: Option<PathBuf>,
+    image: Option<ImageDigest>,
 }
 
 impl FromStr for ByHand {
     type Err = ByHandError;
 
     /// # Errors
-    /// When the value is not `PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR]` with absolute paths and three names.
+    /// When the value is not `PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST]` with absolute paths and three names.
     fn from_str(value: &str) -> Result<Self, ByHandError> {
         let value_shown: String = value.chars().take(512).collect();
         let form = || ByHandError::Form {
             value: value_shown.clone(),
+        };
+        let (value, image) = match value.rsplit_once(",image=") {
+            Some((value, image)) => {
+                let image: Result<ImageDigest, _> = image.parse();
+                let wrong = |problem| ByHandError::Image {
+                    value: value_shown.clone(),
+                    problem,
+                };
+                (value, Some(image.map_err(wrong)?))
+            }
+            None => (value, None),
         };
         let (value, root) = match value.rsplit_once(",root=") {
             Some((value, root)) => (value, Some(PathBuf::from(root))),
@@ -118,6 +139,7 @@ impl FromStr for ByHand {
             workload: workload.into(),
             container: container.into(),
             root,
+            image,
         })
     }
 }
@@ -157,7 +179,7 @@ impl ByHand {
             name: self.container.clone(),
             service_account: String::new(),
             image_reference: String::new(),
-            image_digest: None,
+            image_digest: self.image,
             cgroup_id: cgroup_id(&folder).ok_or_else(no_cgroup)?,
             has_own_root: self.root.is_some(),
             is_running: super::cgroup_tree::is_populated(&folder),
@@ -195,9 +217,11 @@ mod tests {
                     workload,
                     container,
                     root,
+                    image,
                 } = by_hand;
                 let root = root.map_or(String::new(), |root| format!(" at {}", root.display()));
-                format!("{} {namespace} {workload} {container}{root}", path.display())
+                let image = image.map_or(String::new(), |image| format!(" of {image}"));
+                format!("{} {namespace} {workload} {container}{root}{image}", path.display())
             }
             Err(error) => error.to_string(),
         };
@@ -212,6 +236,11 @@ mod tests {
         );
         check("/a=b/c=n/w/c", "/a=b/c n w c");
         check("/a=n/w/c,root=/run/c/rootfs", "/a n w c at /run/c/rootfs");
+        let image = format!("sha256:{:064x}", 7);
+        check(&format!("/a=n/w/c,image={image}"), &format!("/a n w c of {image}"));
+        let both = format!("/a=n/w/c,root=/run/c,image={image}");
+        check(&both, &format!("/a n w c at /run/c of {image}"));
+        check("/a=n/w/c,image=latest", "image: digest \"latest\" does not begin with");
         check("/a=n/w/c,root=rootfs", "the path must be absolute");
         check("/a=n/w/c,rot=/x", "is not PATH=");
         check("/sys/fs/cgroup/shop", "is not PATH=NAMESPACE/WORKLOAD/CONTAINER");

@@ -13,7 +13,7 @@ mod socket;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
-use lattice_api::v1::{EffectiveMode, GetStatusResponse, NodeReport, control_server::ControlServer};
+use lattice_api::v1::{Denial, EffectiveMode, GetStatusResponse, NodeReport, control_server::ControlServer};
 use lattice_policy::{ExecPolicy, Mode};
 pub use local_modes::{LocalModes, SetModeError};
 pub use recent_events::RecentEvents;
@@ -33,6 +33,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Policies in force, of a namespace or of all where it is empty.
     fn policies(&self, namespace: &str) -> Vec<ExecPolicy>;
+
+    /// What is denied on this node, and the revision of central's part of it.
+    fn denials(&self) -> (u64, Vec<Denial>);
 
     /// What the node offers, tried anew.
     ///

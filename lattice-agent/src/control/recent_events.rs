@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use lattice_api::v1::{Event, event::Kind};
+use lattice_api::{
+    event::event_namespace,
+    v1::{Event, event::Kind},
+};
 use tokio::sync::broadcast;
 
 /// Events that a slow follower may lag behind.
@@ -26,10 +29,7 @@ pub struct RecentEvents {
 /// Whether an event belongs to what a user asked for. A gap may hide events of any namespace.
 pub(super) fn is_of(event: &Event, namespace: &str) -> bool {
     match &event.kind {
-        Some(Kind::Violation(violation)) if !namespace.is_empty() => violation
-            .container
-            .as_ref()
-            .is_some_and(|container| container.namespace == namespace),
+        Some(Kind::Violation(_) | Kind::Notice(_)) if !namespace.is_empty() => event_namespace(event) == namespace,
         _ => true,
     }
 }

@@ -4,9 +4,10 @@ use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt, stream};
 use lattice_api::v1::{
-    Event, GetModeRequest, GetModeResponse, GetNodeReportRequest, GetStatusRequest, GetStatusResponse,
-    ListEventsRequest, ListPoliciesRequest, ListPoliciesResponse, ListServicesRequest, ListServicesResponse,
-    NodeReport, SetModeRequest, SetModeResponse, control_server::Control,
+    DenyRequest, DenyResponse, Event, GetModeRequest, GetModeResponse, GetNodeReportRequest, GetStatusRequest,
+    GetStatusResponse, LiftDenialRequest, ListDenialsRequest, ListDenialsResponse, ListEventsRequest,
+    ListPoliciesRequest, ListPoliciesResponse, ListServicesRequest, ListServicesResponse, NodeReport, SetModeRequest,
+    SetModeResponse, control_server::Control,
 };
 use lattice_policy::Mode;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -16,6 +17,7 @@ use super::{Backend, LocalModes, RecentEvents, SetModeError, recent_events::is_o
 use crate::error_chain::ErrorChain;
 
 const NAMESPACE_BYTES: usize = 253;
+const WHO_DENIES: &str = "an agent denies what central and its own --denylist file say: ask central, with latticectl --central URL, or write the file";
 
 pub(super) struct Service {
     pub(super) backend: Arc<dyn Backend>,
@@ -140,6 +142,27 @@ impl Control for Service {
         Err(Status::unimplemented(
             "an agent knows no services: ask central, with latticectl --central URL",
         ))
+    }
+
+    async fn deny(&self, _: Request<DenyRequest>) -> Result<Response<DenyResponse>, Status> {
+        Err(Status::unimplemented(WHO_DENIES))
+    }
+
+    async fn lift_denial(&self, _: Request<LiftDenialRequest>) -> Result<Response<DenyResponse>, Status> {
+        Err(Status::unimplemented(WHO_DENIES))
+    }
+
+    async fn list_denials(
+        &self,
+        request: Request<ListDenialsRequest>,
+    ) -> Result<Response<ListDenialsResponse>, Status> {
+        if request.into_inner().history {
+            return Err(Status::unimplemented(
+                "an agent knows what is denied now: ask central for what was, with latticectl --central URL",
+            ));
+        }
+        let (revision, denials) = self.ask(|backend| backend.denials()).await?;
+        Ok(Response::new(ListDenialsResponse { revision, denials }))
     }
 
     async fn get_node_report(&self, _: Request<GetNodeReportRequest>) -> Result<Response<NodeReport>, Status> {

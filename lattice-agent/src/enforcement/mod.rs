@@ -26,7 +26,7 @@ use lattice_common::{
     },
     verdict,
 };
-use lattice_policy::{ExecPolicy, FailAction, ImageDigest, Mode};
+use lattice_policy::{ExecPolicy, FailAction, FileDigest, ImageDigest, Mode};
 
 use self::{
     compile::{CompileError, Compiled, EntrySet, compile, fail_action, mode},
@@ -117,6 +117,8 @@ pub struct ContainerStanding {
     pub mode: Option<Mode>,
     /// Whether the mode comes from the namespace's override.
     pub is_override: bool,
+    /// Whether its image is on the denylist, which wins over both.
+    pub is_denied: bool,
 }
 
 /// Root directory and mount namespace of the host's own processes.
@@ -346,7 +348,22 @@ impl<T: Tables> Enforcement<T> {
         self.may_use_bpf = namespaces.into_iter().collect();
     }
 
-    /// Replaces the denylist: it holds from the next exec on, in every mode. Returns the running containers whose image is newly on it.
+    /// Files that the kernel side holds as denied, also those of an earlier start.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn denied_files(&self) -> Result<BTreeSet<FileDigest>, EnforcementError> {
+        let digest = |words: [u64; 4]| {
+            let mut bytes = [0; 32];
+            for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *to = word.to_ne_bytes();
+            }
+            FileDigest(bytes)
+        };
+        Ok(self.tables.denied()?.into_iter().map(digest).collect())
+    }
+
+    /// Replaces the denylist: it holds from the next exec on, in every mode. Returns the containers whose image is on it.
     ///
     /// # Errors
     /// When the kernel refuses; what was added until then is in force.
@@ -362,7 +379,7 @@ impl<T: Tables> Enforcement<T> {
         for digest in present.difference(&wanted) {
             self.tables.remove_denied(*digest)?;
         }
-        let before = std::mem::replace(&mut self.denied_images, list.images.clone());
+        self.denied_images = list.images.clone();
         let mut denied = Vec::new();
         let known: Vec<(u32, ContainerInfo)> = self
             .containers
@@ -375,7 +392,7 @@ impl<T: Tables> Enforcement<T> {
             if container.flags != flags {
                 self.tables.put_container(index, Container { flags, ..container })?;
             }
-            if flags & container_flag::DENIED != 0 && info.image_digest.is_some_and(|image| !before.contains(&image)) {
+            if flags & container_flag::DENIED != 0 {
                 denied.push(info);
             }
         }
@@ -942,6 +959,10 @@ impl<T: Tables> Enforcement<T> {
             info: known.info.clone(),
             mode: held.or_else(|| policy.as_ref().map(|policy| policy.mode)),
             is_override: held.is_some(),
+            is_denied: known
+                .info
+                .image_digest
+                .is_some_and(|image| self.denied_images.contains(&image)),
             policy,
         }
     }

@@ -458,10 +458,16 @@ fn a_denied_image_marks_its_containers_and_a_denied_file_is_in_the_map() {
     enforcement.container_started(of_image(44)).unwrap();
     assert_eq!(denied(&enforcement), [33, 44]);
     assert_eq!(enforcement.tables.denied, [digest_words(&file.0)].into());
+    assert_eq!(enforcement.denied_files().unwrap(), [file].into());
     assert_eq!(enforcement.tables.node.denylist_entries, 1);
-    // Said once.
-    assert!(enforcement.set_denylist(&list).unwrap().is_empty());
-    enforcement.set_denylist(&Denylist::default()).unwrap();
+    let standings = |enforcement: &Enforcement<Memory>| -> BTreeSet<u64> {
+        let denied = enforcement.standings().filter(|standing| standing.is_denied);
+        denied.map(|standing| standing.info.cgroup_id).collect()
+    };
+    assert_eq!(standings(&enforcement), [33, 44].into());
+    assert_eq!(enforcement.set_denylist(&list).unwrap().len(), 2);
+    assert!(enforcement.set_denylist(&Denylist::default()).unwrap().is_empty());
+    assert_eq!(standings(&enforcement), [].into());
     assert!(enforcement.tables.denied.is_empty());
     assert_eq!(enforcement.tables.node.denylist_entries, 0);
     assert!(denied(&enforcement).is_empty());

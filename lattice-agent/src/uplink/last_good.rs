@@ -14,6 +14,8 @@ use crate::checked_file::{self, CheckedFileError};
 
 /// Where central's set is kept in the state folder.
 const POLICIES_FILE: &str = "policies.last-good";
+/// Where central's denylist is kept.
+const DENYLIST_FILE: &str = "denylist.last-good";
 /// Where modes are kept that were set at the agent itself.
 const MODES_FILE: &str = "modes.last-good";
 const FILE_BYTES: usize = 256 << 20;
@@ -24,8 +26,8 @@ pub enum LastGoodError {
     /// The file cannot be read or written, or its checksum is wrong.
     #[error(transparent)]
     File(#[from] CheckedFileError),
-    /// It is whole, but no set of policies.
-    #[error("{} is no set of policies and is not used", path.display())]
+    /// It is whole, but no message of central's.
+    #[error("{} is not what central sends and is not used", path.display())]
     Form {
         /// The file.
         path: PathBuf,
@@ -79,6 +81,27 @@ pub fn load(state: &Path) -> Result<Option<PolicySet>, LastGoodError> {
     read(state.join(POLICIES_FILE))
 }
 
+/// Keeps central's denylist as it came: a later release may understand more of it.
+///
+/// # Errors
+/// When the state folder cannot be written.
+pub fn save_denylist(state: &Path, list: &v1::Denylist) -> Result<(), LastGoodError> {
+    Ok(checked_file::write(&state.join(DENYLIST_FILE), &list.encode_to_vec())?)
+}
+
+/// Reads central's denylist back, or `None` if there never was one.
+///
+/// # Errors
+/// When it cannot be read or is damaged.
+pub fn load_denylist(state: &Path) -> Result<Option<v1::Denylist>, LastGoodError> {
+    let path = state.join(DENYLIST_FILE);
+    let Some(payload) = checked_file::read(&path, FILE_BYTES)? else {
+        return Ok(None);
+    };
+    let list = v1::Denylist::decode(payload.as_slice());
+    Ok(Some(list.map_err(|source| LastGoodError::Form { path, source })?))
+}
+
 /// Keeps the modes that were set at the agent itself, where there is no central.
 ///
 /// # Errors
@@ -122,6 +145,16 @@ mod tests {
         assert_eq!(load_modes(folder.path()).unwrap(), (0, BTreeMap::new()));
         save_modes(folder.path(), 4, &modes).unwrap();
         assert_eq!(load_modes(folder.path()).unwrap(), (4, modes));
+
+        assert_eq!(load_denylist(folder.path()).unwrap(), None);
+        let list = v1::Denylist {
+            revision: 5,
+            denials: vec![v1::Denial::default()],
+        };
+        save_denylist(folder.path(), &list).unwrap();
+        assert_eq!(load_denylist(folder.path()).unwrap(), Some(list));
+        fs::write(folder.path().join(DENYLIST_FILE), "").unwrap();
+        assert!(load_denylist(folder.path()).is_err());
 
         let path = folder.path().join(POLICIES_FILE);
         let mut content = fs::read(&path).unwrap();

@@ -1,7 +1,8 @@
 //! The agent's one stream to central: policies come down, events go up and are kept until they are acknowledged.
 //!
 //! ```text
-//!   Hello ──►            ◄── PolicySet ──► policy_set (checked) ──► PolicySink, last_good
+//!   Hello ──►            ◄── Denylist ──► denylist (checked) ──► PolicySink, last_good
+//!                        ◄── PolicySet ──► policy_set (checked) ──► PolicySink, last_good
 //!   StandingSource ──► standings (what differs) ──► Standings ──►
 //!   spool ──► EventBatch ──►             ──► Applied
 //!   spool ◄── acknowledge ◄── Acknowledgement
@@ -9,6 +10,7 @@
 //!
 //! Central may be absent for any time: what was last received stays in force, and is read back after a restart.
 
+pub mod denylist;
 pub mod last_good;
 pub mod policy_set;
 mod session;
@@ -44,6 +46,12 @@ pub trait PolicySink: Send + Sync {
     /// # Errors
     /// What was not put in force, and why; the rest is.
     fn apply(&self, policies: Vec<ExecPolicy>, namespace_modes: BTreeMap<String, Mode>) -> Result<(), String>;
+
+    /// Replaces all denials of central's. Called where it may block.
+    ///
+    /// # Errors
+    /// Why what was in force stays.
+    fn deny(&self, list: denylist::CentralDenylist) -> Result<(), String>;
 }
 
 /// Which central, and who the agent is to it.

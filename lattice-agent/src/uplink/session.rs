@@ -16,7 +16,9 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
-use super::{Connection, PolicySink, Settings, Uplink, UplinkError, last_good, policy_set::PolicySet};
+use super::{
+    Connection, PolicySink, Settings, Uplink, UplinkError, denylist::CentralDenylist, last_good, policy_set::PolicySet,
+};
 use crate::{error_chain::ErrorChain, spool::Spool};
 
 /// Messages that wait for the network; behind them the spool waits.
@@ -97,6 +99,11 @@ pub(super) async fn run(
                 let applied = message(agent_message::Kind::Applied(applied));
                 outgoing.send(applied).await.map_err(|_| UplinkError::Closed)?;
             }
+            Some(hub_message::Kind::Denylist(list)) => {
+                let applied = take_denylist(list, settings, sink).await;
+                let applied = message(agent_message::Kind::DenylistApplied(applied));
+                outgoing.send(applied).await.map_err(|_| UplinkError::Closed)?;
+            }
             Some(hub_message::Kind::Acknowledgement(acknowledgement)) => {
                 let count = acknowledgement.sequences.len() as u64;
                 let spool = Arc::clone(spool);
@@ -138,6 +145,34 @@ async fn take_policies(set: v1::PolicySet, settings: &Settings, sink: &Arc<dyn P
     match &result {
         Ok(()) => tracing::info!(revision, "policies of central are in force"),
         Err(error) => tracing::error!(revision, error, "policies of central are not all in force"),
+    }
+    Applied {
+        revision,
+        error: result.err().unwrap_or_default(),
+    }
+}
+
+/// Puts a denylist in force and keeps it.
+async fn take_denylist(list: v1::Denylist, settings: &Settings, sink: &Arc<dyn PolicySink>) -> Applied {
+    let revision = list.revision;
+    let (sink, state) = (Arc::clone(sink), settings.state.clone());
+    let taken = tokio::task::spawn_blocking(move || {
+        let (understood, problems) = CentralDenylist::read(&list);
+        let applied = sink.deny(understood);
+        if let Err(error) = last_good::save_denylist(&state, &list) {
+            tracing::error!(error = %ErrorChain(&error), "a restart without central would come up with an older denylist");
+        }
+        match (applied, problems.is_empty()) {
+            (Ok(()), true) => Ok(()),
+            (Ok(()), false) => Err(format!("not all of it is understood, the rest is in force: {problems}")),
+            (Err(error), _) => Err(error),
+        }
+    });
+    let result = taken
+        .await
+        .unwrap_or_else(|error| Err(format!("the agent failed while it applied it: {error}")));
+    if let Err(error) = &result {
+        tracing::error!(revision, error, "central's denylist is not all in force");
     }
     Applied {
         revision,

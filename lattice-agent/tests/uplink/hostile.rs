@@ -29,7 +29,9 @@ use tonic::{
     transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
-use super::{Central, Certificates, Hub, Maps, Seen, event, free_address, listen, policy_set, uplink, wait_for};
+use super::{
+    Central, Certificates, Hub, Maps, Seen, denylist, event, free_address, listen, policy_set, uplink, wait_for,
+};
 
 /// What is answered to each request, whatever it was.
 #[derive(Clone)]
@@ -192,6 +194,7 @@ async fn check(name: &str, answer: Answer) {
     let hub = Hub {
         seen: Arc::clone(&seen),
         set: policy_set(1, "enforce"),
+        denylist: denylist(1, &[]),
         acknowledges: true,
     };
     let _honest = Central::serve(hub, &certificates, address);
@@ -284,6 +287,7 @@ async fn sets_that_are_none_are_answered_and_change_nothing() {
         let hub = Hub {
             seen: Arc::clone(&seen),
             set,
+            denylist: denylist(1, &[]),
             acknowledges: true,
         };
         let address = free_address();

@@ -15,14 +15,15 @@ use std::{
 
 use lattice_agent::{
     spool::Spool,
-    uplink::{Connection, PolicySink, Settings, Uplink, last_good},
+    uplink::{Connection, PolicySink, Settings, Uplink, denylist::CentralDenylist, last_good},
 };
 use lattice_api::v1::{
-    Acknowledgement, AgentMessage, Applied, Event, Gap, Hello, HubMessage, NamespaceMode, PolicySet, Standings,
+    Acknowledgement, AgentMessage, Applied, Denial, Denylist, Event, Gap, Hello, HubMessage, NamespaceMode, PolicySet,
+    Standings,
     agent_hub_server::{AgentHub, AgentHubServer},
     agent_message, event, hub_message,
 };
-use lattice_policy::{ExecPolicy, Mode};
+use lattice_policy::{Denied, ExecPolicy, Mode};
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc, time::timeout};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{
@@ -38,6 +39,7 @@ struct Seen {
     hellos: Vec<Hello>,
     events: Vec<Event>,
     applied: Vec<Applied>,
+    denylist_applied: Vec<Applied>,
     standings: Vec<Standings>,
 }
 
@@ -45,6 +47,7 @@ struct Seen {
 struct Hub {
     seen: Arc<Mutex<Seen>>,
     set: PolicySet,
+    denylist: Denylist,
     acknowledges: bool,
 }
 
@@ -65,10 +68,19 @@ impl AgentHub for Hub {
                 let answer = match message.kind.unwrap() {
                     agent_message::Kind::Hello(hello) => {
                         hub.seen.lock().unwrap().hellos.push(hello);
+                        // As central does: denials first.
+                        let denials = hub_message::Kind::Denylist(hub.denylist.clone());
+                        if outgoing.send(Ok(HubMessage { kind: Some(denials) })).await.is_err() {
+                            return;
+                        }
                         hub_message::Kind::Policies(hub.set.clone())
                     }
                     agent_message::Kind::Applied(applied) => {
                         hub.seen.lock().unwrap().applied.push(applied);
+                        continue;
+                    }
+                    agent_message::Kind::DenylistApplied(applied) => {
+                        hub.seen.lock().unwrap().denylist_applied.push(applied);
                         continue;
                     }
                     agent_message::Kind::Standings(standings) => {
@@ -188,12 +200,22 @@ type Put = (Vec<ExecPolicy>, BTreeMap<String, Mode>);
 #[derive(Default)]
 struct Maps {
     put: Mutex<Vec<Put>>,
+    denied: Mutex<Vec<Vec<Denied>>>,
     refuses: bool,
 }
 
 impl PolicySink for Maps {
     fn apply(&self, policies: Vec<ExecPolicy>, modes: BTreeMap<String, Mode>) -> Result<(), String> {
         self.put.lock().unwrap().push((policies, modes));
+        if self.refuses {
+            Err("the map is full".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn deny(&self, list: CentralDenylist) -> Result<(), String> {
+        self.denied.lock().unwrap().push(list.denials.into_keys().collect());
         if self.refuses {
             Err("the map is full".into())
         } else {
@@ -217,6 +239,19 @@ spec: {entries: [{path: /app/server}]}
         revision,
         policies: policies.iter().map(Into::into).collect(),
         namespace_modes,
+    }
+}
+
+fn denylist(revision: u64, denied: &[(&str, u8)]) -> Denylist {
+    let denial = |(kind, digest): &(&str, u8)| Denial {
+        kind: (*kind).into(),
+        digest: format!("sha256:{}", format!("{digest:02x}").repeat(32)),
+        reason: "a test".into(),
+        ..Denial::default()
+    };
+    Denylist {
+        revision,
+        denials: denied.iter().map(denial).collect(),
     }
 }
 
@@ -290,6 +325,7 @@ async fn nothing_is_lost_while_central_comes_and_goes() {
     let hub = Hub {
         seen: Arc::clone(&seen),
         set: policy_set(1, "monitor"),
+        denylist: denylist(1, &[("image", 1), ("file", 2)]),
         acknowledges: false,
     };
     let first = Central::serve(hub.clone(), &certificates, address);
@@ -303,6 +339,7 @@ async fn nothing_is_lost_while_central_comes_and_goes() {
     // The next one commits.
     let hub = Hub {
         set: policy_set(2, "enforce"),
+        denylist: denylist(3, &[("file", 2), ("planet", 3)]),
         acknowledges: true,
         ..hub
     };
@@ -333,6 +370,19 @@ async fn nothing_is_lost_while_central_comes_and_goes() {
     );
     let kept = last_good::load(state.path()).unwrap().unwrap();
     assert_eq!((kept.revision, kept.policies.len()), (2, 1));
+
+    // What the second list has that this release does not know is named; the rest is in force, and the whole is kept.
+    let answers: Vec<(u64, &str)> = seen
+        .denylist_applied
+        .iter()
+        .map(|applied| (applied.revision, applied.error.as_str()))
+        .collect();
+    let unknown = "not all of it is understood, the rest is in force: \"planet\" is neither image nor file";
+    assert_eq!(answers, [(1, ""), (3, unknown)]);
+    let denied: Vec<usize> = maps.denied.lock().unwrap().iter().map(Vec::len).collect();
+    assert_eq!(denied, [2, 1]);
+    let kept = last_good::load_denylist(state.path()).unwrap().unwrap();
+    assert_eq!((kept.revision, kept.denials.len()), (3, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -351,6 +401,7 @@ async fn a_wrong_set_is_answered_and_changes_nothing() {
         let hub = Hub {
             seen: Arc::clone(&seen),
             set,
+            denylist: denylist(5, &[("image", 1)]),
             acknowledges: true,
         };
         let address = free_address();
@@ -375,6 +426,7 @@ async fn a_central_of_another_authority_gets_nothing() {
     let hub = Hub {
         seen: Arc::clone(&seen),
         set: policy_set(1, "monitor"),
+        denylist: denylist(1, &[("image", 1), ("file", 2)]),
         acknowledges: true,
     };
     let address = free_address();

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{event_message, event_time, lost_events, refusals, time_text};
 use crate::v1;
 
-/// An event: what identifies it, and one of `violation` and `gap`.
+/// An event: what identifies it, and one of `violation`, `gap` and `notice`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventDocument {
@@ -38,6 +38,9 @@ pub struct EventDocument {
     /// Events that were lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gap: Option<GapDocument>,
+    /// Something about a whole container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<NoticeDocument>,
 }
 
 /// Bytes as an escaped string, and exactly where they are not UTF-8.
@@ -181,6 +184,21 @@ pub struct GapDocument {
     pub ranges: Vec<(u64, u64)>,
 }
 
+/// Something about a whole container; fields as in `events.proto`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "each field is documented in events.proto")]
+pub struct NoticeDocument {
+    pub notice: String,
+    pub effective_action: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cause: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerDocument>,
+}
+
 impl BytesDocument {
     /// The two forms of some bytes.
     pub fn new(bytes: &[u8]) -> Self {
@@ -198,11 +216,13 @@ fn time_of(unix_nanos: u64) -> Option<String> {
 
 impl From<&v1::Event> for EventDocument {
     fn from(event: &v1::Event) -> Self {
-        let (violation, gap) = match &event.kind {
-            Some(v1::event::Kind::Violation(violation)) => (Some(violation.into()), None),
-            Some(v1::event::Kind::Gap(gap)) => (None, Some(gap.into())),
-            None => (None, None),
-        };
+        let (mut violation, mut gap, mut notice) = (None, None, None);
+        match &event.kind {
+            Some(v1::event::Kind::Violation(content)) => violation = Some(content.into()),
+            Some(v1::event::Kind::Gap(content)) => gap = Some(content.into()),
+            Some(v1::event::Kind::Notice(content)) => notice = Some(content.into()),
+            None => {}
+        }
         Self {
             api_version: "lattice.dev/v1alpha1",
             kind: "Event",
@@ -213,6 +233,7 @@ impl From<&v1::Event> for EventDocument {
             message: event_message(event),
             violation,
             gap,
+            notice,
         }
     }
 }
@@ -321,6 +342,18 @@ impl From<&v1::PolicyReference> for PolicyDocument {
             generation: policy.generation,
             matched_entry: policy.matched_entry.clone(),
             no_match: policy.no_match.clone(),
+        }
+    }
+}
+
+impl From<&v1::ContainerNotice> for NoticeDocument {
+    fn from(notice: &v1::ContainerNotice) -> Self {
+        Self {
+            notice: notice.notice.clone(),
+            effective_action: notice.effective_action.clone(),
+            cause: notice.cause.clone(),
+            reason: notice.reason.clone(),
+            container: notice.container.as_ref().map(ContainerDocument::from),
         }
     }
 }

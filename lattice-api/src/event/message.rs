@@ -13,6 +13,8 @@ pub fn event_message(event: &v1::Event) -> String {
         Some(v1::event::Kind::Violation(violation)) if violation.message.is_empty() => violation_message(violation),
         Some(v1::event::Kind::Violation(violation)) => violation.message.clone(),
         Some(v1::event::Kind::Gap(gap)) => gap_message(gap),
+        Some(v1::event::Kind::Notice(notice)) if notice.message.is_empty() => notice_message(notice),
+        Some(v1::event::Kind::Notice(notice)) => notice.message.clone(),
         None => "an event of a kind that this release does not know: install a newer one to read it.".to_owned(),
     }
 }
@@ -98,6 +100,51 @@ pub fn gap_message(gap: &v1::Gap) -> String {
         other => return format!("{events}: {}.", escaped_and_cut(other, 80)),
     };
     format!("{events}: {cause}.")
+}
+
+/// What is to be known of a container, and what to do next.
+pub fn notice_message(notice: &v1::ContainerNotice) -> String {
+    let image = || {
+        let digest = notice
+            .container
+            .as_ref()
+            .map_or("", |container| &container.image_digest);
+        escaped_and_cut(digest, 80)
+    };
+    let why = || match notice.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({})", escaped_and_cut(reason, 200)),
+    };
+    match (notice.notice.as_str(), notice.cause.as_str()) {
+        ("late-start", cause) => {
+            let what = match cause {
+                "timeout" => "the agent could not answer the runtime in time",
+                "unresolved" => "what this container is could not be found out",
+                _ => "its policy was not in force in time",
+            };
+            format!(
+                "the container's first program may have started before its own policy held: {what}. Until then the node's verdict for \
+                 containers that nobody has named held. See the agent's log; if it lasts, `latticectl doctor`."
+            )
+        }
+        ("denied-image", "kill-failed") => format!(
+            "the container runs image {}, which is on the denylist{}, and it could not be killed. It starts nothing any more; end it by its \
+             runtime.",
+            image(),
+            why()
+        ),
+        ("denied-image", _) if notice.effective_action == "kill" => format!(
+            "the container ran image {}, which is on the denylist{}, and was killed. Deploy another image.",
+            image(),
+            why()
+        ),
+        ("denied-image", _) => format!(
+            "the container runs image {}, which is on the denylist{}. It starts nothing any more, and what it runs goes on: replace it.",
+            image(),
+            why()
+        ),
+        (other, _) => format!("notice {} of the container.", escaped_and_cut(other, 40)),
+    }
 }
 
 fn what(violation: &v1::Violation) -> String {

@@ -14,7 +14,7 @@ pub struct Event {
     /// Wall clock, nanoseconds since the Unix epoch.
     #[prost(uint64, tag = "4")]
     pub time_unix_nanos: u64,
-    #[prost(oneof = "event::Kind", tags = "5, 6")]
+    #[prost(oneof = "event::Kind", tags = "5, 6, 7")]
     pub kind: ::core::option::Option<event::Kind>,
 }
 /// Nested message and enum types in `Event`.
@@ -25,7 +25,32 @@ pub mod event {
         Violation(super::Violation),
         #[prost(message, tag = "6")]
         Gap(super::Gap),
+        #[prost(message, tag = "7")]
+        Notice(super::ContainerNotice),
     }
+}
+/// What the owner of a container must know of it as a whole, where no single program was refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContainerNotice {
+    /// late-start: its first program may have started before its own policy was in force; cgroups that nobody has named have the node's
+    /// `unknown` verdict meanwhile, or `pending`. denied-image: its image is on the denylist, and it was running.
+    #[prost(string, tag = "1")]
+    pub notice: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub container: ::core::option::Option<Container>,
+    /// none, kill.
+    #[prost(string, tag = "3")]
+    pub effective_action: ::prost::alloc::string::String,
+    /// Of late-start: timeout (the runtime's question could not be answered in time), unresolved (what the container is could not be found
+    /// out). Of denied-image: running, kill-failed.
+    #[prost(string, tag = "4")]
+    pub cause: ::prost::alloc::string::String,
+    /// The reason that was given for the denial; empty elsewhere.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// The sentence for people: what happened, why, and what to do next.
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
 }
 /// A program that the policy does not let start: refused, killed, or (in monitor) noted.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -220,6 +245,43 @@ pub struct ContainerStatus {
     #[prost(string, tag = "5")]
     pub mode_source: ::prost::alloc::string::String,
 }
+/// One digest that is refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Denial {
+    /// image: containers of it start nothing any more. file: its content starts nowhere.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// sha256:<hex>: of the image's manifest, or of the file's content.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    /// Of an image: what runs of it is killed. Else it is reported.
+    #[prost(bool, tag = "3")]
+    pub kill_running: bool,
+    /// Why, in the words of whoever set it; 1 to 500 bytes.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who set it: role and fingerprint of the certificate (of a node's own file: its path).
+    #[prost(string, tag = "5")]
+    pub set_by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub set_unix_nanos: u64,
+    /// Once it is lifted: when, by whom, and why. Agents are told of none that is.
+    #[prost(uint64, tag = "7")]
+    pub lifted_unix_nanos: u64,
+    #[prost(string, tag = "8")]
+    pub lifted_by: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub lift_reason: ::prost::alloc::string::String,
+}
+/// Everything that is denied now; replaces what came before. Revisions rise.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Denylist {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// At most 4,096 images and 4,096 files.
+    #[prost(message, repeated, tag = "2")]
+    pub denials: ::prost::alloc::vec::Vec<Denial>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecPolicy {
     #[prost(string, tag = "1")]
@@ -308,7 +370,7 @@ pub struct MapRule {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -323,6 +385,9 @@ pub mod agent_message {
         Applied(super::Applied),
         #[prost(message, tag = "4")]
         Standings(super::Standings),
+        /// Of a Denylist.
+        #[prost(message, tag = "5")]
+        DenylistApplied(super::Applied),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -368,7 +433,7 @@ pub struct Standings {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HubMessage {
-    #[prost(oneof = "hub_message::Kind", tags = "1, 2")]
+    #[prost(oneof = "hub_message::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<hub_message::Kind>,
 }
 /// Nested message and enum types in `HubMessage`.
@@ -379,6 +444,9 @@ pub mod hub_message {
         Policies(super::PolicySet),
         #[prost(message, tag = "2")]
         Acknowledgement(super::Acknowledgement),
+        /// A message of its own, so that a policy that an agent cannot take never holds up a denial.
+        #[prost(message, tag = "3")]
+        Denylist(super::Denylist),
     }
 }
 /// Everything that holds for the agent's node now; replaces what came before. Revisions rise.
@@ -488,7 +556,7 @@ pub mod agent_hub_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Down: the full set of policies and mode overrides first, then deltas. Up: events, each acknowledged after commit.
+        /// Down: the denylist, then the full set of policies and mode overrides; each again whenever it changes. Up: events, each acknowledged after commit.
         /// The node name in Hello and in every event must be the one in the client certificate (DNS SAN `<node>.node.lattice`),
         /// else the stream ends with PERMISSION_DENIED.
         pub async fn connect(
@@ -536,7 +604,7 @@ pub mod agent_hub_server {
             >
             + std::marker::Send
             + 'static;
-        /// Down: the full set of policies and mode overrides first, then deltas. Up: events, each acknowledged after commit.
+        /// Down: the denylist, then the full set of policies and mode overrides; each again whenever it changes. Up: events, each acknowledged after commit.
         /// The node name in Hello and in every event must be the one in the client certificate (DNS SAN `<node>.node.lattice`),
         /// else the stream ends with PERMISSION_DENIED.
         async fn connect(
@@ -757,6 +825,59 @@ pub struct NotRefused {
     #[prost(string, tag = "2")]
     pub why: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DenyRequest {
+    /// image | file
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// sha256:<hex>
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    /// Of an image: kill what runs of it.
+    #[prost(bool, tag = "3")]
+    pub kill_running: bool,
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Return only when every connected agent has applied it.
+    #[prost(bool, tag = "5")]
+    pub wait: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiftDenialRequest {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub wait: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DenyResponse {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    #[prost(uint32, tag = "2")]
+    pub agents_applied: u32,
+    #[prost(uint32, tag = "3")]
+    pub agents_connected: u32,
+    /// Containers of the image that agents have told of, and that run.
+    #[prost(message, repeated, tag = "4")]
+    pub running: ::prost::alloc::vec::Vec<ContainerStatus>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDenialsRequest {
+    /// Those that were lifted too; central only.
+    #[prost(bool, tag = "1")]
+    pub history: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListDenialsResponse {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub denials: ::prost::alloc::vec::Vec<Denial>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetNodeReportRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -797,6 +918,11 @@ pub struct NodeStatus {
     pub apply_error: ::prost::alloc::string::String,
     #[prost(uint64, tag = "8")]
     pub last_sequence: u64,
+    /// The last denylist that its agent has put into its maps, and why it could not a later one.
+    #[prost(uint64, tag = "9")]
+    pub denylist_revision: u64,
+    #[prost(string, tag = "10")]
+    pub denylist_error: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEventsRequest {
@@ -1141,6 +1267,72 @@ pub mod control_client {
                 .insert(GrpcMethod::new("lattice.v1.Control", "GetNodeReport"));
             self.inner.unary(req, path, codec).await
         }
+        /// Central only: refuses a digest on every node.
+        pub async fn deny(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DenyRequest>,
+        ) -> std::result::Result<tonic::Response<super::DenyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/lattice.v1.Control/Deny");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("lattice.v1.Control", "Deny"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Central only: takes that back.
+        pub async fn lift_denial(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LiftDenialRequest>,
+        ) -> std::result::Result<tonic::Response<super::DenyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lattice.v1.Control/LiftDenial",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lattice.v1.Control", "LiftDenial"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Of central: what it gives to the agents. Of an agent: what is in force on its node, its own file included.
+        pub async fn list_denials(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListDenialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDenialsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lattice.v1.Control/ListDenials",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lattice.v1.Control", "ListDenials"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1201,6 +1393,24 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::GetNodeReportRequest>,
         ) -> std::result::Result<tonic::Response<super::NodeReport>, tonic::Status>;
+        /// Central only: refuses a digest on every node.
+        async fn deny(
+            &self,
+            request: tonic::Request<super::DenyRequest>,
+        ) -> std::result::Result<tonic::Response<super::DenyResponse>, tonic::Status>;
+        /// Central only: takes that back.
+        async fn lift_denial(
+            &self,
+            request: tonic::Request<super::LiftDenialRequest>,
+        ) -> std::result::Result<tonic::Response<super::DenyResponse>, tonic::Status>;
+        /// Of central: what it gives to the agents. Of an agent: what is in force on its node, its own file included.
+        async fn list_denials(
+            &self,
+            request: tonic::Request<super::ListDenialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDenialsResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct ControlServer<T> {
@@ -1573,6 +1783,139 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetNodeReportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/Deny" => {
+                    #[allow(non_camel_case_types)]
+                    struct DenySvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::DenyRequest>
+                    for DenySvc<T> {
+                        type Response = super::DenyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DenyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::deny(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DenySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/LiftDenial" => {
+                    #[allow(non_camel_case_types)]
+                    struct LiftDenialSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::LiftDenialRequest>
+                    for LiftDenialSvc<T> {
+                        type Response = super::DenyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LiftDenialRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::lift_denial(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LiftDenialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/ListDenials" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDenialsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListDenialsRequest>
+                    for ListDenialsSvc<T> {
+                        type Response = super::ListDenialsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListDenialsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_denials(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDenialsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

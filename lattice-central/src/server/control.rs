@@ -9,11 +9,15 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Shared, stopped};
-use crate::{identity::Identity, store::StoreError};
+use super::{Shared, denial, stopped};
+use crate::{
+    identity::{Identity, certificate_fingerprint},
+    nodes::Given,
+    store::StoreError,
+};
 
-/// How long `SetMode` with `wait` waits for the agents.
-const APPLY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a change with `wait` waits for the agents.
+pub(super) const APPLY_PATIENCE: Duration = Duration::from_secs(10);
 /// Events that are read from the store at a time.
 const EVENTS_AT_A_TIME: u32 = 256;
 
@@ -29,6 +33,15 @@ fn require_operator<T>(request: &Request<T>) -> Result<(), Status> {
             "the certificate is that of {other}; this needs an operator's (DNS name `operator.lattice`)"
         ))),
     }
+}
+
+/// Who asks, for the record: the role, and the certificate by its fingerprint.
+fn operator<T>(request: &Request<T>) -> Result<String, Status> {
+    require_operator(request)?;
+    Ok(match certificate_fingerprint(request) {
+        Some(fingerprint) => format!("operator {fingerprint}"),
+        None => "operator".to_owned(),
+    })
 }
 
 fn unavailable(error: &StoreError) -> Status {
@@ -59,6 +72,8 @@ impl Control for ControlService {
                     applied_revision: node.applied_revision,
                     apply_error: node.apply_error,
                     last_sequence: node.last_sequence,
+                    denylist_revision: node.denylist_revision,
+                    denylist_error: node.denylist_error,
                 })
                 .collect(),
             containers: self.shared.standings.all(),
@@ -120,8 +135,8 @@ impl Control for ControlService {
             .map_err(|error| unavailable(&error))?;
         tracing::info!(%namespace, %mode, revision, "mode override set");
         let progress = if wait {
-            timeout(APPLY_PATIENCE, self.shared.nodes.wait_for(revision)).await.map_err(|_| {
-                let waiting = self.shared.nodes.progress(revision).waiting.join("; ");
+            timeout(APPLY_PATIENCE, self.shared.nodes.wait_for(Given::Policies, revision)).await.map_err(|_| {
+                let waiting = self.shared.nodes.progress(Given::Policies, revision).waiting.join("; ");
                 Status::deadline_exceeded(format!(
                     "the mode is set and kept (revision {revision}), but after {} s not every connected agent has applied \
                      it: {waiting}",
@@ -129,7 +144,7 @@ impl Control for ControlService {
                 ))
             })?
         } else {
-            self.shared.nodes.progress(revision)
+            self.shared.nodes.progress(Given::Policies, revision)
         };
         Ok(Response::new(wire::SetModeResponse {
             revision,
@@ -214,6 +229,30 @@ impl Control for ControlService {
             })
             .collect();
         Ok(Response::new(wire::ListServicesResponse { services }))
+    }
+
+    async fn deny(&self, request: Request<wire::DenyRequest>) -> Result<Response<wire::DenyResponse>, Status> {
+        let operator = operator(&request)?;
+        let answer = denial::deny(&self.shared, operator, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn lift_denial(
+        &self,
+        request: Request<wire::LiftDenialRequest>,
+    ) -> Result<Response<wire::DenyResponse>, Status> {
+        let operator = operator(&request)?;
+        let answer = denial::lift(&self.shared, operator, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_denials(
+        &self,
+        request: Request<wire::ListDenialsRequest>,
+    ) -> Result<Response<wire::ListDenialsResponse>, Status> {
+        require_operator(&request)?;
+        let answer = denial::list(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 
     async fn get_node_report(

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use lattice_api::v1::{self as wire, agent_hub_server::AgentHub};
+use lattice_api::{
+    event::event_namespace,
+    v1::{self as wire, agent_hub_server::AgentHub},
+};
 use prost::Message;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -11,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Shared, stopped};
 use crate::{
     identity::Identity,
-    nodes::{Introduction, Session},
+    nodes::{Given, Introduction, Session},
     store::NewEvent,
 };
 
@@ -117,8 +120,10 @@ impl AgentStream {
     }
 
     async fn serve(&mut self, session: &mut Session) -> Result<(), Status> {
+        let mut denylist = self.shared.denials.list();
         let mut policies = self.shared.board.policies();
         let mut stopping = self.shared.stopping.clone();
+        denylist.mark_changed();
         policies.mark_changed();
         loop {
             tokio::select! {
@@ -129,6 +134,12 @@ impl AgentStream {
                 }
                 _ = &mut session.replaced => {
                     return Err(Status::aborted("a newer stream of this node has taken over"));
+                }
+                // And of these the denials: they are small, and an incident is on.
+                changed = denylist.changed() => {
+                    changed.map_err(|_| Status::unavailable("central is stopping; connect again"))?;
+                    let list = denylist.borrow_and_update().as_ref().clone();
+                    self.send(wire::hub_message::Kind::Denylist(list)).await?;
                 }
                 changed = policies.changed() => {
                     changed.map_err(|_| Status::unavailable("central is stopping; connect again"))?;
@@ -147,11 +158,11 @@ impl AgentStream {
         match message.kind {
             Some(wire::agent_message::Kind::Events(batch)) => self.store(session, batch.events).await,
             Some(wire::agent_message::Kind::Applied(applied)) => {
-                let error: String = applied.error.chars().take(1_024).collect();
-                if !error.is_empty() {
-                    tracing::warn!(node = %self.node, revision = applied.revision, %error, "the agent could not apply");
-                }
-                self.shared.nodes.applied(session, applied.revision, error);
+                self.note(session, Given::Policies, &applied);
+                Ok(())
+            }
+            Some(wire::agent_message::Kind::DenylistApplied(applied)) => {
+                self.note(session, Given::Denylist, &applied);
                 Ok(())
             }
             Some(wire::agent_message::Kind::Standings(standings)) => {
@@ -171,6 +182,14 @@ impl AgentStream {
         }
     }
 
+    fn note(&self, session: &Session, given: Given, applied: &wire::Applied) {
+        let error: String = applied.error.chars().take(1_024).collect();
+        if !error.is_empty() {
+            tracing::warn!(node = %self.node, ?given, revision = applied.revision, %error, "the agent could not apply");
+        }
+        self.shared.nodes.applied(session, given, applied.revision, error);
+    }
+
     /// Stores a batch and acknowledges it: all of it, or nothing where one event is not this node's to send.
     async fn store(&mut self, session: &Session, events: Vec<wire::Event>) -> Result<(), Status> {
         if events.len() > BATCH_EVENTS_MAXIMUM {
@@ -185,18 +204,11 @@ impl AgentStream {
         for event in events {
             self.check_name(&event.node, "an event")?;
             check_boot_id(&event.boot_id)?;
-            let namespace = match &event.kind {
-                Some(wire::event::Kind::Violation(violation)) => violation
-                    .container
-                    .as_ref()
-                    .map(|container| container.namespace.clone())
-                    .unwrap_or_default(),
-                Some(wire::event::Kind::Gap(_)) => String::new(),
-                None => {
-                    let message = format!("event {} is of a kind that this central does not know", event.sequence);
-                    return Err(Status::invalid_argument(message));
-                }
-            };
+            if event.kind.is_none() {
+                let message = format!("event {} is of a kind that this central does not know", event.sequence);
+                return Err(Status::invalid_argument(message));
+            }
+            let namespace = event_namespace(&event).to_owned();
             sequences.entry(event.boot_id.clone()).or_default().push(event.sequence);
             let is_gap = matches!(&event.kind, Some(wire::event::Kind::Gap(_)));
             let encoded = event.encode_to_vec();

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{DerivedPolicy, Remembered, writer::checksum};
+use super::{DerivedPolicy, Lifted, Remembered, StoredDenial, writer::checksum};
 
 /// An event as it comes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +43,47 @@ pub(super) fn remembered(connection: &Connection) -> rusqlite::Result<Remembered
         }
         remembered.derived_policies.push(policy);
     }
+    let mut denials = connection.prepare(&format!(
+        "SELECT {DENIAL} FROM denials WHERE lifted_unix_nanos IS NULL ORDER BY number"
+    ))?;
+    for row in denials.query_map([], denial)? {
+        remembered.denials.push(row?);
+    }
     let revision: i64 = connection.query_row("SELECT last FROM revision", [], |row| row.get(0))?;
     remembered.revision = revision.cast_unsigned();
     Ok(remembered)
+}
+
+const DENIAL: &str =
+    "kind, digest, kill_running, reason, set_by, set_unix_nanos, lifted_unix_nanos, lifted_by, lift_reason";
+
+fn denial(row: &Row<'_>) -> rusqlite::Result<StoredDenial> {
+    let lifted: Option<i64> = row.get(6)?;
+    let lifted = match lifted {
+        Some(unix_nanos) => Some(Lifted {
+            unix_nanos: unix_nanos.cast_unsigned(),
+            by: row.get(7)?,
+            reason: row.get(8)?,
+        }),
+        None => None,
+    };
+    let set_unix_nanos: i64 = row.get(5)?;
+    Ok(StoredDenial {
+        kind: row.get(0)?,
+        digest: row.get(1)?,
+        kill_running: row.get(2)?,
+        reason: row.get(3)?,
+        set_by: row.get(4)?,
+        set_unix_nanos: set_unix_nanos.cast_unsigned(),
+        lifted,
+    })
+}
+
+pub(super) fn denials(connection: &Connection, limit: u32) -> rusqlite::Result<Vec<StoredDenial>> {
+    connection
+        .prepare_cached(&format!("SELECT {DENIAL} FROM denials ORDER BY number DESC LIMIT ?"))?
+        .query_map([limit], denial)?
+        .collect()
 }
 
 pub(super) fn last_cursor(connection: &Connection) -> rusqlite::Result<i64> {

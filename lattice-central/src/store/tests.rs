@@ -263,9 +263,9 @@ async fn a_damaged_or_foreign_file_is_refused() {
         .unwrap();
     connection.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(connection);
-    refused(directory.path(), "schema version 99 is not 2");
+    refused(directory.path(), "schema version 99 is not 3");
     let mut bytes = std::fs::read(&path).unwrap();
-    bytes[60..64].copy_from_slice(&2_u32.to_be_bytes()); // user_version, back to what it was
+    bytes[60..64].copy_from_slice(&3_u32.to_be_bytes()); // user_version, back to what it was
     let middle = bytes.len() / 2;
     bytes[middle..middle + 8_192].fill(0xff);
     std::fs::write(&path, bytes).unwrap();
@@ -331,7 +331,7 @@ async fn a_store_of_version_1_is_taken_over_with_what_its_gaps_said() {
     let directory = tempfile::tempdir().unwrap();
     let connection = Connection::open(directory.path().join(FILE_NAME)).unwrap();
     connection
-        .execute_batch(&format!("{SCHEMA} PRAGMA user_version = 1;"))
+        .execute_batch(&format!("{} PRAGMA user_version = 1;", SCHEMA[0]))
         .unwrap();
     for stored in [event("a", 1, "payments"), gap(&[(5, 9)]), event("a", 20, "")] {
         connection
@@ -354,4 +354,37 @@ async fn a_store_of_version_1_is_taken_over_with_what_its_gaps_said() {
         .query_row("SELECT count(*) FROM events WHERE sequence = 10", [], |row| row.get(0))
         .unwrap();
     assert_eq!(rows, 1);
+}
+
+#[tokio::test]
+async fn a_store_of_any_version_keeps_what_it_has() {
+    for version in 1..SCHEMA.len() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = Connection::open(directory.path().join(FILE_NAME)).unwrap();
+        let schema: String = SCHEMA[..version].concat();
+        old.execute_batch(&format!("{schema} PRAGMA user_version = {version};"))
+            .unwrap();
+        old.execute("INSERT INTO namespace_modes VALUES ('payments', 'enforce')", [])
+            .unwrap();
+        drop(old);
+        let (store, remembered) = Store::open(directory.path()).unwrap();
+        assert_eq!(
+            remembered.namespace_modes,
+            [("payments".to_owned(), "enforce".to_owned())]
+        );
+        assert_eq!(store.denials(10).await.unwrap(), []);
+        let denial = StoredDenial {
+            kind: "file".to_owned(),
+            digest: "sha256:00".to_owned(),
+            kill_running: false,
+            reason: "why".to_owned(),
+            set_by: "operator".to_owned(),
+            set_unix_nanos: u64::MAX,
+            lifted: None,
+        };
+        assert_eq!(store.deny(denial.clone()).await.unwrap(), 1);
+        drop(store);
+        let (_, remembered) = Store::open(directory.path()).unwrap();
+        assert_eq!(remembered.denials, [denial]);
+    }
 }

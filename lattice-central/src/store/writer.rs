@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{DerivedPolicy, NewEvent, StoreError, losses, reader};
+use super::{DerivedPolicy, Lifted, NewEvent, StoreError, StoredDenial, losses, reader};
 
 /// More commands than this do not share a transaction, so that the first of them need not wait long.
 const COMMANDS_IN_A_TRANSACTION_MAXIMUM: usize = 64;
@@ -25,6 +25,17 @@ pub(super) enum Command {
     },
     KeepPolicies {
         policies: Vec<DerivedPolicy>,
+        answer: Answer<u64>,
+    },
+    Deny {
+        denial: StoredDenial,
+        answer: Answer<u64>,
+    },
+    /// 0 for an answer: there is none to be lifted.
+    LiftDenial {
+        kind: String,
+        digest: String,
+        lifted: Lifted,
         answer: Answer<u64>,
     },
 }
@@ -97,7 +108,10 @@ impl Writer {
                 for command in waiting.drain(..) {
                     match command {
                         Command::InsertEvents { answer, .. } => drop(answer.send(Err(failed()))),
-                        Command::SetMode { answer, .. } | Command::KeepPolicies { answer, .. } => {
+                        Command::SetMode { answer, .. }
+                        | Command::KeepPolicies { answer, .. }
+                        | Command::Deny { answer, .. }
+                        | Command::LiftDenial { answer, .. } => {
                             drop(answer.send(Err(failed())));
                         }
                     }
@@ -129,6 +143,21 @@ impl Writer {
                 }
                 Command::KeepPolicies { policies, answer } => {
                     let revision = keep_policies(&transaction, &policies);
+                    unanswered.push(Done::Revised(answer, *revision.as_ref().unwrap_or(&0)));
+                    revision?;
+                }
+                Command::Deny { denial, answer } => {
+                    let revision = deny(&transaction, &denial);
+                    unanswered.push(Done::Revised(answer, *revision.as_ref().unwrap_or(&0)));
+                    revision?;
+                }
+                Command::LiftDenial {
+                    kind,
+                    digest,
+                    lifted,
+                    answer,
+                } => {
+                    let revision = lift(&transaction, &kind, &digest, &lifted);
                     unanswered.push(Done::Revised(answer, *revision.as_ref().unwrap_or(&0)));
                     revision?;
                 }
@@ -207,6 +236,42 @@ fn keep_policies(connection: &Connection, policies: &[DerivedPolicy]) -> rusqlit
         )?;
     }
     next_revision(connection)
+}
+
+fn deny(connection: &Connection, denial: &StoredDenial) -> rusqlite::Result<u64> {
+    let replaced = Lifted {
+        unix_nanos: denial.set_unix_nanos,
+        by: denial.set_by.clone(),
+        reason: "set again".to_owned(),
+    };
+    end(connection, &denial.kind, &denial.digest, &replaced)?;
+    connection.execute(
+        "INSERT INTO denials (kind, digest, kill_running, reason, set_by, set_unix_nanos) VALUES (?, ?, ?, ?, ?, ?)",
+        params![
+            denial.kind,
+            denial.digest,
+            denial.kill_running,
+            denial.reason,
+            denial.set_by,
+            denial.set_unix_nanos.cast_signed(),
+        ],
+    )?;
+    next_revision(connection)
+}
+
+fn lift(connection: &Connection, kind: &str, digest: &str, lifted: &Lifted) -> rusqlite::Result<u64> {
+    match end(connection, kind, digest, lifted)? {
+        0 => Ok(0),
+        _ => next_revision(connection),
+    }
+}
+
+fn end(connection: &Connection, kind: &str, digest: &str, lifted: &Lifted) -> rusqlite::Result<usize> {
+    connection.execute(
+        "UPDATE denials SET lifted_unix_nanos = ?, lifted_by = ?, lift_reason = ?
+         WHERE kind = ? AND digest = ? AND lifted_unix_nanos IS NULL",
+        params![lifted.unix_nanos.cast_signed(), lifted.by, lifted.reason, kind, digest],
+    )
 }
 
 /// The checksum beside a kept policy; of a withdrawn one, that of nothing.

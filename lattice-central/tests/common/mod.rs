@@ -18,6 +18,7 @@ use lattice_api::v1::{
 };
 use lattice_central::{
     board::Board,
+    denials::Denials,
     init_tls::{TlsRequest, init_tls},
     nodes::Nodes,
     server::{BoundServer, Counters, Shared},
@@ -117,10 +118,12 @@ impl Central {
     pub async fn start(place: &Place) -> Self {
         let (store, remembered) = Store::open(&place.settings.state).unwrap();
         let (stop, stopping) = watch::channel(false);
+        let denials = Denials::new(store.clone(), &remembered);
         let board = Arc::new(Board::new(store.clone(), remembered));
         let nodes = Nodes::default();
         let shared = Arc::new(Shared {
             board,
+            denials,
             nodes,
             standings: Standings::default(),
             store,
@@ -246,6 +249,14 @@ impl Agent {
         loop {
             if let wire::hub_message::Kind::Policies(set) = self.receive().await.unwrap() {
                 return set;
+            }
+        }
+    }
+
+    pub async fn denylist(&mut self) -> wire::Denylist {
+        loop {
+            if let wire::hub_message::Kind::Denylist(list) = self.receive().await.unwrap() {
+                return list;
             }
         }
     }

@@ -38,6 +38,8 @@ struct NodeItem {
     applied_revision: u64,
     apply_error: String,
     last_sequence: u64,
+    denylist_revision: u64,
+    denylist_error: String,
 }
 
 #[derive(Serialize)]
@@ -116,9 +118,11 @@ fn node_row(node: &NodeStatus) -> Vec<(String, Tone)> {
         true => ("yes".to_owned(), Tone::Good),
         false => ("no".to_owned(), Tone::Bad),
     };
-    let problem = match node.apply_error.is_empty() {
-        true => plain("-"),
-        false => (node.apply_error.clone(), Tone::Bad),
+    let problem = match (node.apply_error.as_str(), node.denylist_error.as_str()) {
+        ("", "") => plain("-"),
+        (error, "") => (error.to_owned(), Tone::Bad),
+        ("", error) => (format!("denylist: {error}"), Tone::Bad),
+        (policies, denylist) => (format!("denylist: {denylist}; {policies}"), Tone::Bad),
     };
     vec![
         plain(&node.node),
@@ -170,6 +174,8 @@ fn node_item(node: NodeStatus) -> NodeItem {
         applied_revision: node.applied_revision,
         apply_error: node.apply_error,
         last_sequence: node.last_sequence,
+        denylist_revision: node.denylist_revision,
+        denylist_error: node.denylist_error,
     }
 }
 

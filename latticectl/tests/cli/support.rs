@@ -29,6 +29,8 @@ pub(crate) struct Answers {
     pub(crate) policies: Vec<v1::ExecPolicy>,
     pub(crate) services: Result<Vec<v1::ServiceStatus>, Status>,
     pub(crate) node_report: Result<v1::NodeReport, Status>,
+    pub(crate) deny: Result<v1::DenyResponse, Status>,
+    pub(crate) denials: v1::ListDenialsResponse,
 }
 
 impl Default for Answers {
@@ -41,6 +43,8 @@ impl Default for Answers {
             policies: Vec::new(),
             services: Err(Status::unimplemented("an agent reads no services: ask central")),
             node_report: Err(Status::unimplemented("central is on no node: ask the agent")),
+            deny: Err(Status::unimplemented("an agent denies what central says: ask central")),
+            denials: v1::ListDenialsResponse::default(),
         }
     }
 }
@@ -117,6 +121,24 @@ impl Control for Answerer {
         self.note(&request.into_inner());
         let services = self.answers.services.clone()?;
         Ok(Response::new(v1::ListServicesResponse { services }))
+    }
+
+    async fn deny(&self, request: Request<v1::DenyRequest>) -> Result<Response<v1::DenyResponse>, Status> {
+        self.note(&request.into_inner());
+        self.answers.deny.clone().map(Response::new)
+    }
+
+    async fn lift_denial(&self, request: Request<v1::LiftDenialRequest>) -> Result<Response<v1::DenyResponse>, Status> {
+        self.note(&request.into_inner());
+        self.answers.deny.clone().map(Response::new)
+    }
+
+    async fn list_denials(
+        &self,
+        request: Request<v1::ListDenialsRequest>,
+    ) -> Result<Response<v1::ListDenialsResponse>, Status> {
+        self.note(&request.into_inner());
+        Ok(Response::new(self.answers.denials.clone()))
     }
 
     async fn get_node_report(

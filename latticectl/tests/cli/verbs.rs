@@ -48,6 +48,8 @@ fn status() -> v1::GetStatusResponse {
             applied_revision: 12,
             apply_error: "policy payments/payment-service: map full".to_owned(),
             last_sequence: 341,
+            denylist_revision: 11,
+            denylist_error: "\"planet\" is neither image nor file".to_owned(),
         }],
         containers: vec![
             container_status("server", Some(policy_reference())),
@@ -638,4 +640,104 @@ fn doctor_runs_the_agents_program_where_no_agent_answers() {
         none.code == 2 && none.stderr.contains("there is no such program"),
         "{none:?}"
     );
+}
+
+const DIGEST: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+fn denied(applied: u32, connected: u32, running: Vec<v1::ContainerStatus>) -> Answers {
+    Answers {
+        deny: Ok(v1::DenyResponse {
+            revision: 9,
+            agents_applied: applied,
+            agents_connected: connected,
+            running,
+        }),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn denials_are_set_and_lifted_with_a_reason() {
+    let running = || status().containers;
+    let image = ["deny", "image", DIGEST, "--kill-running", "--reason", "CVE-2026-1"];
+    let asked = check(denied(2, 2, running()), &image, "deny_image.txt", 0);
+    let expected = format!(
+        "DenyRequest {{ kind: \"image\", digest: \"{DIGEST}\", kill_running: true, reason: \"CVE-2026-1\", wait: true }}"
+    );
+    assert_eq!(asked, [expected]);
+    let json = ["deny", "image", DIGEST, "--reason", "x", "--no-wait", "-o", "json"];
+    check(denied(0, 2, running()), &json, "deny_image.json", 0);
+    let digits = DIGEST.strip_prefix("sha256:").unwrap();
+    let asked = check(
+        denied(0, 0, Vec::new()),
+        &["deny", "file", digits, "--reason", "incident 17"],
+        "deny_file.txt",
+        0,
+    );
+    assert!(
+        asked[0].contains(&format!("kind: \"file\", digest: \"{DIGEST}\"")),
+        "{asked:?}"
+    );
+    let asked = check(
+        denied(1, 1, Vec::new()),
+        &["deny", "remove", "file", digits, "--reason", "wrong build"],
+        "deny_remove.txt",
+        0,
+    );
+    assert!(asked[0].starts_with("LiftDenialRequest { kind: \"file\""), "{asked:?}");
+    let (shown, _) = ask(denied(1, 3, Vec::new()), &["deny", "image", DIGEST, "--reason", "x"]);
+    assert_eq!(shown.code, 1);
+    assert!(shown.stderr.contains("only 1 of 3 connected agents"), "{shown:?}");
+    for (arguments, expected) in [
+        (vec!["deny", "image", DIGEST], "--reason"),
+        (vec!["deny", "image", digits, "--reason", "x"], "does not begin with"),
+        (vec!["deny", "remove", "file", "abc", "--reason", "x"], "64 lower-case"),
+        (vec!["deny", "remove", "planet", DIGEST, "--reason", "x"], "planet"),
+    ] {
+        let (shown, asked) = ask(Answers::default(), &arguments);
+        assert_eq!((shown.code, asked.len()), (64, 0), "{shown:?}");
+        assert!(shown.stderr.contains(expected), "{shown:?}");
+    }
+    let (shown, _) = ask(Answers::default(), &image);
+    assert_eq!(shown.code, 2);
+    assert!(shown.stderr.contains("ask central"), "{shown:?}");
+}
+
+#[test]
+fn denials_are_listed_with_who_when_and_why() {
+    let denial = v1::Denial {
+        kind: "image".to_owned(),
+        digest: DIGEST.to_owned(),
+        kill_running: true,
+        reason: "a\u{1b}[2Jb".to_owned(),
+        set_by: "operator sha256:00".to_owned(),
+        set_unix_nanos: 1_763_710_873_123_456_789,
+        ..Default::default()
+    };
+    let lifted = v1::Denial {
+        kind: "file".to_owned(),
+        lifted_unix_nanos: 1_763_710_874_000_000_000,
+        lifted_by: "operator sha256:01".to_owned(),
+        lift_reason: "wrong build".to_owned(),
+        ..denial.clone()
+    };
+    let answers = |denials| Answers {
+        denials: v1::ListDenialsResponse { revision: 9, denials },
+        ..Default::default()
+    };
+    check(answers(vec![denial.clone()]), &["deny", "list"], "deny_list.txt", 0);
+    check(
+        answers(vec![denial.clone()]),
+        &["deny", "list", "-o", "json"],
+        "deny_list.json",
+        0,
+    );
+    let asked = check(
+        answers(vec![lifted, denial]),
+        &["deny", "list", "--history"],
+        "deny_history.txt",
+        0,
+    );
+    assert_eq!(asked, ["ListDenialsRequest { history: true }"]);
+    check(answers(Vec::new()), &["deny", "list"], "deny_list_empty.txt", 0);
 }

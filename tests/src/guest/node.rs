@@ -15,6 +15,9 @@ use super::{
     trial::{Place, path_word},
 };
 
+/// In a case's folder: the digest of its container's image.
+pub const IMAGE_FILE: &str = "image-digest";
+
 /// The agent under test and its arguments.
 #[derive(Default)]
 pub struct Node {
@@ -45,6 +48,10 @@ impl Node {
             && let Some(container) = self.containers.last_mut()
         {
             container.push_str(&format!(",root={}", merged.display()));
+        }
+        // One with a file of this name says there of which image the container is.
+        if let (Ok(image), Some(container)) = (fs::read_to_string(place.path(IMAGE_FILE)), self.containers.last_mut()) {
+            container.push_str(&format!(",image={image}"));
         }
         Ok(())
     }

@@ -11,15 +11,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use lattice_api::{
-    event::notice_message,
-    v1::{self, ContainerNotice, Event, event::Kind},
-};
+use lattice_api::v1::{self, ContainerNotice};
 use lattice_policy::{Denied, ImageDigest};
-use tokio::sync::mpsc::Sender;
 
 use crate::{
     backend::container_message,
@@ -27,8 +23,7 @@ use crate::{
     denylist::{Denylist, MAX_FILES},
     enforcement::tasks_below,
     error_chain::ErrorChain,
-    events::{clock, explain::Node},
-    kernel::sequence::SequenceCounter,
+    notices::NoticeSender,
     state::Shared,
     uplink::denylist::CentralDenylist,
 };
@@ -56,9 +51,7 @@ type Reported = BTreeMap<(u64, String), bool>;
 /// All denials of the node.
 pub struct Denials {
     told: Mutex<(Told, Reported)>,
-    sequence: SequenceCounter,
-    events: Sender<Event>,
-    node: Node,
+    notices: Arc<NoticeSender>,
 }
 
 /// How many digests are denied.
@@ -99,13 +92,11 @@ impl Told {
 }
 
 impl Denials {
-    /// Nothing is denied yet. Events that find no room are gaps, which the reader reports.
-    pub fn new(sequence: SequenceCounter, events: Sender<Event>, node: Node) -> Self {
+    /// Nothing is denied yet.
+    pub fn new(notices: Arc<NoticeSender>) -> Self {
         Self {
             told: Mutex::default(),
-            sequence,
-            events,
-            node,
+            notices,
         }
     }
 
@@ -190,28 +181,14 @@ impl Denials {
         }
         let was_killed = matches!(killed, Some(Ok(())));
         reported.insert(key(container), was_killed);
-        let mut notice = ContainerNotice {
+        self.notices.send(ContainerNotice {
             notice: "denied-image".into(),
             container: Some(container_message(container)),
             effective_action: if was_killed { "kill" } else { "none" }.into(),
             cause: if kills && !was_killed { "kill-failed" } else { "running" }.into(),
             reason,
             message: String::new(),
-        };
-        notice.message = notice_message(&notice);
-        let event = Event {
-            node: self.node.name.clone(),
-            boot_id: self.node.boot_id.clone(),
-            sequence: self.sequence.next(),
-            time_unix_nanos: clock::now_nanos(),
-            kind: Some(Kind::Notice(notice)),
-        };
-        if self.events.try_send(event).is_err() {
-            tracing::error!(
-                container = container.container_id,
-                "the event of a denied image found no room and is a gap"
-            );
-        }
+        });
     }
 
     /// How many digests are denied.

@@ -26,6 +26,7 @@ pub mod front;
 pub mod host_name;
 pub mod inodes;
 pub mod kernel;
+pub mod notices;
 pub mod policy_files;
 pub mod policy_sources;
 pub mod policy_watch;

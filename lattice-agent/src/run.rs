@@ -34,6 +34,7 @@ use lattice_agent::{
         pins::PinDirectory,
         sequence::SequenceCounter,
     },
+    notices::NoticeSender,
     policy_files::PolicyFiles,
     policy_sources::{PolicySources, Unknown},
     running::Running,
@@ -129,7 +130,10 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     }
     sources.note_unknown(Unknown::Modes, modes.damage());
     let (own_sender, own_events) = mpsc::channel(OWN_EVENTS);
-    let mut denylist = NodeDenylist::begin(settings, &pins, &state, own_sender.clone(), &node)?;
+    let notices = NoticeSender::new(SequenceCounter::open(&pins)?, own_sender.clone(), node.clone());
+    let notices = Arc::new(notices);
+    state.set_notices(Arc::clone(&notices));
+    let mut denylist = NodeDenylist::begin(settings, &state, notices)?;
     let mut policy_files = settings
         .policies
         .clone()

@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc::SyncSender},
 };
 
+use lattice_api::v1::{self, ContainerNotice};
 use lattice_common::{
     abi::{DigestWords, NO_CONTAINER, counter, record_flag},
     verdict::Reason,
@@ -19,7 +20,8 @@ use nix::{
 use tokio::sync::watch;
 
 use crate::{
-    containers::{ContainerInfo, Sink, cgroup_tree::cgroup_id, nri},
+    backend::container_message,
+    containers::{ContainerInfo, LateCause, Sink, cgroup_tree::cgroup_id, nri},
     denials::Denials,
     enforcement::{ContainerStanding, Enforcement},
     error_chain::ErrorChain,
@@ -27,6 +29,7 @@ use crate::{
     front::{Counts, Front},
     inodes::{Inodes, mounts::Mounts},
     kernel::maps::Maps,
+    notices::NoticeSender,
     runtime_programs::{RuntimePrograms, host_root},
 };
 
@@ -43,6 +46,7 @@ pub struct Shared {
     nri: OnceLock<Arc<nri::Counters>>,
     runtime_programs: Mutex<RuntimePrograms>,
     denials: OnceLock<Denials>,
+    notices: OnceLock<Arc<NoticeSender>>,
     /// Who looks at what already runs.
     running: OnceLock<SyncSender<()>>,
 }
@@ -58,6 +62,7 @@ impl Shared {
             nri: OnceLock::new(),
             runtime_programs: Mutex::default(),
             denials: OnceLock::new(),
+            notices: OnceLock::new(),
             running: OnceLock::new(),
         }
     }
@@ -75,6 +80,11 @@ impl Shared {
     /// From now on denials have a place.
     pub fn set_denials(&self, denials: Denials) {
         let _ = self.denials.set(denials);
+    }
+
+    /// From now on whole containers make events.
+    pub fn set_notices(&self, notices: Arc<NoticeSender>) {
+        let _ = self.notices.set(notices);
     }
 
     /// What holds for containers has changed.
@@ -321,6 +331,23 @@ impl Sink for Shared {
             self.look_at_running();
         }
         started.map_err(|error| ErrorChain(&error).to_string())
+    }
+
+    fn started_late(&self, container_id: &str, cause: LateCause) {
+        let Some(notices) = self.notices.get() else { return };
+        let info = self.enforcement().container(container_id).cloned();
+        // What is not known by now has at least a name.
+        let container = info.as_ref().map(container_message).unwrap_or_else(|| v1::Container {
+            container_id: container_id.to_owned(),
+            ..v1::Container::default()
+        });
+        notices.send(ContainerNotice {
+            notice: "late-start".into(),
+            container: Some(container),
+            effective_action: "none".into(),
+            cause: cause.text().into(),
+            ..ContainerNotice::default()
+        });
     }
 
     fn stopped(&self, cgroup_id: u64) {

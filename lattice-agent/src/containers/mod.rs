@@ -71,4 +71,26 @@ pub trait Sink: Send + Sync {
     /// A container's bundle names these programs, by their paths on the host, as hooks that the runtime starts in the container's
     /// cgroup. Told before the container's start is.
     fn has_hooks(&self, _programs: &[PathBuf]) {}
+
+    /// A container's first program may start, or have started, before [`Sink::started`] was done with it. Called once a start.
+    fn started_late(&self, _container_id: &str, _cause: LateCause) {}
+}
+
+/// Why a container was not told in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateCause {
+    /// The runtime does not wait so long.
+    Timeout,
+    /// What it is could not be found out, or not be taken into account.
+    Unresolved,
+}
+
+impl LateCause {
+    /// The word in events.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Unresolved => "unresolved",
+        }
+    }
 }

@@ -939,6 +939,13 @@ impl<T: Tables> Enforcement<T> {
         self.containers.values().map(|known| self.standing(known))
     }
 
+    /// A container by its identifier in its runtime.
+    pub fn container(&self, container_id: &str) -> Option<&ContainerInfo> {
+        let mut all = self.containers.values();
+        all.find(|known| known.info.container_id == container_id)
+            .map(|known| &known.info)
+    }
+
     /// What holds for the container whose root file system is on a device.
     pub fn standing_on_device(&self, device: u32) -> Option<ContainerStanding> {
         let known = self

@@ -6,14 +6,12 @@ use anyhow::{Context as _, Result};
 use lattice_agent::{
     denials::{Denials, FileDenials},
     denylist::DenylistFile,
-    events::explain::Node,
-    kernel::{pins::PinDirectory, sequence::SequenceCounter},
+    notices::NoticeSender,
     state::Shared,
     uplink::{denylist::CentralDenylist, last_good},
 };
-use lattice_api::v1::{Denial, Event};
+use lattice_api::v1::Denial;
 use lattice_policy::{Denied, FileDigest};
-use tokio::sync::mpsc;
 
 use crate::cli::Settings;
 
@@ -29,14 +27,8 @@ impl NodeDenylist {
     ///
     /// # Errors
     /// When the file cannot be read: without its list a node must not start as if there were none.
-    pub(super) fn begin(
-        settings: &Settings,
-        pins: &PinDirectory,
-        state: &Arc<Shared>,
-        events: mpsc::Sender<Event>,
-        node: &Node,
-    ) -> Result<Self> {
-        state.set_denials(Denials::new(SequenceCounter::open(pins)?, events, node.clone()));
+    pub(super) fn begin(settings: &Settings, state: &Arc<Shared>, notices: Arc<NoticeSender>) -> Result<Self> {
+        state.set_denials(Denials::new(notices));
         let mut denylist = Self {
             file: settings.denylist.clone().map(DenylistFile::new),
             source: settings

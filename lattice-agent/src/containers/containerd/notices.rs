@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use super::{
-    super::nri::{NotGuarded, Runtime},
+    super::{
+        LateCause,
+        nri::{NotGuarded, Runtime},
+    },
     session::{Session, look},
     table::Key,
     tell::Shared,
@@ -30,6 +33,7 @@ enum Notice {
     Running { key: Key, pid: u32 },
     Stopped(Key),
     Removed(Key),
+    Unguarded { id: Option<String>, cause: LateCause },
 }
 
 /// Takes NRI's word into the table of a [`ContainerdWatcher`](super::ContainerdWatcher).
@@ -89,6 +93,12 @@ impl Runtime for Notices {
         })
     }
 
+    fn unguarded(&self, id: Option<String>, cause: LateCause) {
+        if self.sender.try_send(Notice::Unguarded { id, cause }).is_err() {
+            tracing::error!("more containers start unguarded than can be told; lattice_nri_starts_total counts them");
+        }
+    }
+
     fn running(&self, id: String, pid: u32) {
         self.send(Notice::Running { key: key(id), pid });
     }
@@ -116,6 +126,12 @@ async fn take_all(shared: Arc<Shared>, current: watch::Receiver<Option<Session>>
             }
             Notice::Running { key, pid } => take_task(&shared, key, pid, true).await,
             Notice::Stopped(key) => step(&shared, move |shared| shared.apply(|table| table.exited(&key))).await,
+            Notice::Unguarded { id, cause } => {
+                step(&shared, move |shared| {
+                    shared.started_late(id.as_deref().unwrap_or_default(), cause)
+                })
+                .await
+            }
             Notice::Removed(key) => step(&shared, move |shared| shared.apply(|table| table.deleted(&key))).await,
         };
         if let Err(reason) = taken {

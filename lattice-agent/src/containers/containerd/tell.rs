@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    super::{Sink, cgroup_tree::CgroupTree},
+    super::{LateCause, Sink, cgroup_tree::CgroupTree},
     folder_watch::FolderWatch,
     table::{Change, Key, Table},
 };
@@ -57,6 +57,11 @@ impl Shared {
         if let Err(error) = tokio::task::spawn_blocking(move || sink.has_hooks(&programs)).await {
             tracing::error!(%error, "hooks of a bundle could not be taken into account");
         }
+    }
+
+    /// Tells the sink, without the table's lock: whoever holds that may be why it is late.
+    pub(super) fn started_late(&self, container_id: &str, cause: LateCause) {
+        self.sink.started_late(container_id, cause);
     }
 
     pub(super) fn knows(&self, key: &Key) -> bool {

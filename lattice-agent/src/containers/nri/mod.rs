@@ -34,6 +34,7 @@ use futures::future::BoxFuture;
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use self::counters::Counters;
+use super::LateCause;
 
 /// How long a container's start waits for us. A runtime waits 2 s before it drops the plugin, unless it is configured otherwise.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -71,6 +72,10 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// A container's process `pid` is in its cgroup, and starts its program as soon as the future ends.
     fn starting(&self, id: String, pid: u32) -> BoxFuture<'static, Result<(), NotGuarded>>;
+
+    /// A container's start was answered although its maps are not filled. Must not wait. Without an id the runtime named none that
+    /// could be used.
+    fn unguarded(&self, id: Option<String>, cause: LateCause);
 
     /// A container's program has started. Must not wait.
     fn running(&self, id: String, pid: u32);

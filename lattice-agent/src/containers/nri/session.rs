@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Connection, Counters, NotGuarded, Runtime, Settings,
+    Connection, Counters, LateCause, NotGuarded, Runtime, Settings,
     counters::Outcome,
     generated::nri::pkg::api::v1alpha1::{
         ConfigureRequest, ConfigureResponse, Container, ContainerState, Event, RegisterPluginRequest, StateChangeEvent,
@@ -387,8 +387,10 @@ impl Session {
     fn starting(&mut self, stream: u32, container: Container) -> Result<(), SessionError> {
         let pid = container.pid;
         let permit = Arc::clone(&self.permits).try_acquire_owned();
-        let (Some(id), Ok(permit)) = (usable_id(container), permit) else {
+        let id = usable_id(container);
+        let (Some(id), Ok(permit)) = (id.clone(), permit) else {
             self.counters.start(Outcome::Unresolved);
+            self.runtime.unguarded(id, LateCause::Unresolved);
             tracing::error!(
                 pid,
                 "a container starts that the runtime does not name, or too many start at once: it starts unguarded"
@@ -397,6 +399,7 @@ impl Session {
         };
         let guarding = Guarding {
             counters: Arc::clone(&self.counters),
+            runtime: Arc::clone(&self.runtime),
             answer_within: Duration::from_millis(self.answer_within.load(Ordering::Relaxed)),
             work: self.runtime.starting(id.clone(), pid),
             id,
@@ -433,6 +436,7 @@ fn usable_id(container: Container) -> Option<String> {
 /// A container's start that waits for the maps.
 struct Guarding {
     counters: Arc<Counters>,
+    runtime: Arc<dyn Runtime>,
     answer_within: Duration,
     work: futures::future::BoxFuture<'static, Result<(), NotGuarded>>,
     id: String,
@@ -443,6 +447,7 @@ impl Guarding {
     async fn within_time(self, permit: OwnedSemaphorePermit) {
         let Self {
             counters,
+            runtime,
             answer_within,
             work,
             id,
@@ -461,6 +466,7 @@ impl Guarding {
                     ?answer_within,
                     "a container starts before its maps are filled: until they are, the kernel's verdicts for unknown cgroups hold"
                 );
+                runtime.unguarded(Some(id), LateCause::Timeout);
                 return counters.start(Outcome::Late);
             }
         };
@@ -468,6 +474,7 @@ impl Guarding {
             Ok(()) => Outcome::Guarded,
             Err(reason) => {
                 tracing::error!(container_id = id, %reason, "a container starts unguarded: the kernel's verdicts for unknown cgroups hold");
+                runtime.unguarded(Some(id), LateCause::Unresolved);
                 Outcome::Unresolved
             }
         });

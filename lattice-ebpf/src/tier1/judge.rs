@@ -19,7 +19,7 @@ use crate::{
     lookup::{rule_of_digest, size_is_listed},
     maps::{DENYLIST, NODE, STARTED},
     report::{FileFacts, Report, report},
-    trusted::{Binprm, File, Layer, OwnRoot},
+    trusted::{Binprm, File, Inode, Layer, OwnRoot},
 };
 
 /// What the hook knows besides the file.
@@ -127,7 +127,10 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> (Outcome
         // SAFETY: only presence matters.
         let is_denied = denylist_entries != 0 && unsafe { DENYLIST.get(&digest) }.is_some();
         denylisted |= is_denied;
-        if let Some(rule) = rule_of_digest(caller.set, &digest) {
+        let rule = rule_of_digest(caller.set, &digest);
+        if rule.is_some() && question.role == Role::ELF_INTERPRETER && !stays_while_mapped(caller, inode, layer) {
+            identity = Identity::UNRESOLVED;
+        } else if let Some(rule) = rule {
             identity = Identity::LISTED_DIGEST;
             origins = rule.origins_for(question.role);
             other_role = rule.origins != 0;
@@ -234,6 +237,18 @@ pub(crate) fn judge_called(bprm: Binprm, program: Program, role: Role, arguments
         digest: digest.unwrap_or_default(),
     };
     act(&caller, decision, file, question, evidence);
+}
+
+/// Whether a file that is mapped keeps its bytes. The kernel guards the program from writers as long as it runs, and its ELF interpreter
+/// only until the exec is done: from the writable layer, a volume or a tmpfs it can be changed under the program that runs.
+#[inline(always)]
+fn stays_while_mapped(caller: &Caller, inode: Inode, layer: Layer) -> bool {
+    match layer {
+        Layer::Lower => true,
+        // A root that is no overlay does not tell what the image brought from what came later.
+        Layer::Local => inode.device() == caller.own_device,
+        Layer::Upper | Layer::Foreign => false,
+    }
 }
 
 /// Whether the caller's paths are the container's: its root and its mounts are those that the first program had. In others a chroot or

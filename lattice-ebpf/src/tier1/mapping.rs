@@ -18,7 +18,7 @@ use crate::{
     kernel::{
         BACKING_FILE_USER_PATH, DENTRY_D_INODE, DENTRY_D_NAME_NAME, FILE_F_MODE, FILE_F_PATH, INODE_I_INO, INODE_I_SB,
         INODE_I_SIZE, INODE_SIZE, OVERLAYFS, PATH_DENTRY, Pointer, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC,
-        VM_AREA_STRUCT_VM_FILE, VM_AREA_STRUCT_VM_FLAGS, probe,
+        VM_AREA_STRUCT_ANON_VMA, VM_AREA_STRUCT_VM_FILE, VM_AREA_STRUCT_VM_FLAGS, probe,
     },
     kill::kill_current,
     lookup::rule_of_digest,
@@ -30,6 +30,8 @@ use lattice_common::abi::counter;
 
 /// `PROT_EXEC`.
 pub(crate) const EXECUTABLE: u64 = 4;
+/// `PROT_WRITE`.
+pub(crate) const WRITABLE: u64 = 2;
 /// `VM_EXEC`.
 const AREA_EXECUTABLE: u64 = 4;
 /// `FMODE_NOACCOUNT`: the file is one that the kernel opened for itself, as an overlay does what it maps in place of its own. The flag
@@ -230,8 +232,11 @@ pub(crate) fn judge_protected(area: Pointer) -> bool {
         return true;
     }
     let file = probe::<u64>(area, VM_AREA_STRUCT_VM_FILE.load()) as Pointer;
-    if file.is_null() {
+    // A private mapping that was written to has pages that are no file's any more, whatever it began as.
+    if file.is_null() || probe::<u64>(area, VM_AREA_STRUCT_ANON_VMA.load()) != 0 {
         note_anonymous(hook::FILE_MPROTECT);
+    }
+    if file.is_null() {
         return true;
     }
     let Some(caller) = Caller::current() else { return true };

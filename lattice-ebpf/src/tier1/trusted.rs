@@ -4,10 +4,11 @@
 use aya_ebpf::Global;
 
 use crate::kernel::{
-    DENTRY_D_INODE, FILE_F_FLAGS, FILE_F_INODE, FILE_F_PATH, INODE_I_INO, INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE,
-    INODE_I_WRITECOUNT, INODE_SIZE, LINUX_BINPRM_ARGC, LINUX_BINPRM_BUF, LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME,
-    LINUX_BINPRM_INTERP, LINUX_BINPRM_IS_CHECK, LINUX_BINPRM_IS_CHECK_MASK, LINUX_BINPRM_P, OVERLAYFS, Pointer,
-    SHMEM_SEALS_BEFORE_INODE, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_FLAGS, SUPER_BLOCK_S_MAGIC, probe,
+    BLOCK_DEVICE_BD_DISK, DENTRY_D_INODE, FILE_F_FLAGS, FILE_F_INODE, FILE_F_PATH, GENDISK_MAJOR, INODE_I_INO,
+    INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE, INODE_I_WRITECOUNT, INODE_SIZE, LINUX_BINPRM_ARGC, LINUX_BINPRM_BUF,
+    LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME, LINUX_BINPRM_INTERP, LINUX_BINPRM_IS_CHECK, LINUX_BINPRM_IS_CHECK_MASK,
+    LINUX_BINPRM_P, OVERLAYFS, Pointer, SHMEM_SEALS_BEFORE_INODE, SUPER_BLOCK_S_BDEV, SUPER_BLOCK_S_DEV,
+    SUPER_BLOCK_S_FLAGS, SUPER_BLOCK_S_MAGIC, probe,
 };
 
 /// `__FMODE_EXEC` in `file.f_flags`: only the kernel's own exec code sets it.
@@ -16,6 +17,8 @@ const FMODE_EXEC: u32 = 0x20;
 const TMPFS: u64 = 0x0102_1994;
 /// `SB_KERNMOUNT` in `super_block.s_flags`.
 const KERNEL_MOUNT: u64 = 1 << 22;
+/// `LOOP_MAJOR`.
+const LOOP_MAJOR: u32 = 7;
 /// `F_SEAL_WRITE`: no one can write any more, by descriptor or by mapping.
 const SEAL_WRITE: u32 = 8;
 
@@ -118,8 +121,9 @@ pub(crate) enum Layer {
     Upper,
     /// On another local file system.
     Local,
-    /// Where one content can be served to the hash and another to the program: FUSE, network, and every other overlay. Who has mounted
-    /// an overlay reaches its layers beside it, and the kernel's guard against writers is on the overlay alone.
+    /// Where one content can be served to the hash and another to the program: FUSE, network, a file system within a file, and every
+    /// other overlay. Who has mounted an overlay reaches its layers beside it, and the kernel's guard against writers is on the overlay
+    /// alone.
     Foreign,
 }
 
@@ -189,11 +193,12 @@ impl Inode {
 
     #[inline(always)]
     pub(crate) fn layer(self, own: OwnRoot) -> Layer {
-        match self.file_system() {
-            OVERLAYFS if !own.is(self.device()) => Layer::Foreign,
-            OVERLAYFS if self.upper_dentry().is_null() => Layer::Lower,
-            OVERLAYFS => Layer::Upper,
-            magic if is_local(magic) => Layer::Local,
+        // By the helper, so that it is a number: a global function takes no pointer to a kernel object.
+        let super_block: u64 = probe(self.0, INODE_I_SB.load());
+        match lattice_layer(super_block, self.upper_dentry() as u64, own.container, own.host) {
+            LOWER => Layer::Lower,
+            UPPER => Layer::Upper,
+            LOCAL => Layer::Local,
             _ => Layer::Foreign,
         }
     }
@@ -223,6 +228,39 @@ impl Inode {
         };
         probe::<i32>(backing, INODE_I_WRITECOUNT.load()) > 0
     }
+}
+
+const LOWER: u32 = 0;
+const UPPER: u32 = 1;
+const LOCAL: u32 = 2;
+const FOREIGN: u32 = 3;
+
+/// The [`Layer`] of a file, by its super block and its overlay's upper dentry (where it has one). A global BPF function, verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lattice_layer(super_block: u64, upper_dentry: u64, container: u32, host: u32) -> u32 {
+    let super_block = super_block as Pointer;
+    let own = OwnRoot { container, host };
+    let is_own = own.is(probe(super_block, SUPER_BLOCK_S_DEV.load()));
+    match probe::<u64>(super_block, SUPER_BLOCK_S_MAGIC.load()) {
+        OVERLAYFS if !is_own => FOREIGN,
+        OVERLAYFS if upper_dentry == 0 => LOWER,
+        OVERLAYFS => UPPER,
+        magic if is_local(magic) && (is_own || !is_on_loop(super_block)) => LOCAL,
+        _ => FOREIGN,
+    }
+}
+
+/// Whether the file system lies in a file (`/dev/loopN`): who can write to that one changes what is read next, below every guard. By the
+/// disk rather than by `s_dev`: a partition of a loop device has a number of another range.
+#[inline(always)]
+fn is_on_loop(super_block: Pointer) -> bool {
+    let device = probe::<u64>(super_block, SUPER_BLOCK_S_BDEV.load()) as Pointer;
+    if device.is_null() {
+        return false;
+    }
+    let disk = probe::<u64>(device, BLOCK_DEVICE_BD_DISK.load()) as Pointer;
+    probe::<u32>(disk, GENDISK_MAJOR.load()) == LOOP_MAJOR
 }
 
 /// File systems whose bytes only this kernel writes.

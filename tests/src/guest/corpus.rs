@@ -77,6 +77,21 @@ pub const TRICKS: &[Trick] = &[
         "overlay of the attacker's own",
         &["a_lower_layer_of_an_overlay_that_the_container_mounted_can_change"],
     ),
+    ("listed path truncated and written anew", &[]),
+    (
+        "FUSE that serves two contents",
+        &["a_file_system_that_serves_two_contents_has_none_to_be_known_by"],
+    ),
+    (
+        "file system on a loop device",
+        &["listed_bytes_on_a_file_system_within_a_file_are_unresolved"],
+    ),
+    (
+        "sparse file that is too large to hash",
+        &["a_file_too_large_to_hash_is_unresolved_at_once"],
+    ),
+    ("file on a tmpfs", &[]),
+    ("file on a volume", &[]),
     // Names.
     (
         "symbolic link",
@@ -87,6 +102,7 @@ pub const TRICKS: &[Trick] = &[
         ],
     ),
     ("hard link", &["a_hard_link_is_the_same_file"]),
+    ("path with dots and slashes", &[]),
     ("long path", &["a_path_that_is_longer_than_any_entry_is_unlisted"]),
     ("name that is not UTF-8", &[]),
     (
@@ -115,6 +131,8 @@ pub const TRICKS: &[Trick] = &[
     ("execveat with AT_EMPTY_PATH", &["by_descriptor_with_at_empty_path"]),
     ("/proc/self/fd", &["by_proc_self_fd"]),
     ("thread that is not the first", &["from_a_thread_that_is_not_the_first"]),
+    ("32-bit execve", &[]),
+    ("detached copy of a mount", &[]),
     ("vfork", &["by_a_vforked_child"]),
     ("argv[0] of a listed program", &[]),
     ("deleted file", &["from_a_deleted_file"]),
@@ -141,6 +159,11 @@ pub const TRICKS: &[Trick] = &[
     (
         "script of a script",
         &["a_script_that_interprets_a_script_is_judged_as_interpreter"],
+    ),
+    ("chain of scripts", &[]),
+    (
+        "interpreter of binfmt_misc",
+        &["an_interpreter_of_binfmt_misc_is_judged"],
     ),
     ("script on a tmpfs", &["from_inside_a_script_on_tmpfs"]),
     (
@@ -179,6 +202,10 @@ pub const TRICKS: &[Trick] = &[
         &["a_loader_overwritten_in_place_in_the_writable_layer_is_refused"],
     ),
     (
+        "loader changed under the running program",
+        &["a_loader_that_can_change_under_the_running_program_is_unresolved"],
+    ),
+    (
         "applet that is not listed",
         &[
             "an_applet_is_listed_for_its_own_origin",
@@ -194,7 +221,11 @@ pub const TRICKS: &[Trick] = &[
         "changed library of the image",
         &["a_library_of_the_image_loads_until_it_is_changed"],
     ),
+    ("library made executable later", &[]),
+    ("library under READ_IMPLIES_EXEC", &[]),
+    ("library under remap_file_pages", &[]),
     ("memfd mapped executable", &["code_in_a_memfd_is_refused"]),
+    ("System V segment attached executable", &[]),
     ("LD_PRELOAD", &["a_foreign_ld_preload_is_not_loaded"]),
     // Membership and origin.
     (
@@ -225,6 +256,10 @@ pub const TRICKS: &[Trick] = &[
     (
         "application's program, by a session",
         &["the_applications_program_cannot_be_started_by_a_session"],
+    ),
+    (
+        "core_pattern that names a container's file",
+        &["a_kernel_helper_from_a_container_is_refused"],
     ),
     // Lattice itself.
     (

@@ -198,7 +198,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-fn last_sequence(trial: &Trial<'_>) -> u64 {
+pub(super) fn last_sequence(trial: &Trial<'_>) -> u64 {
     events::all(&trial.node.told).last().map_or(0, |event| event.sequence)
 }
 

@@ -17,10 +17,11 @@ use crate::guest::{
 
 const MEMORY: Cause = cause("unlisted", "target", "memfd");
 const DELETED: Cause = cause("unlisted", "target", "deleted");
+const FOREIGN: Cause = cause("mapping", "mapping", "not-in-image");
 const UNLISTED_INTERPRETER: Cause = cause("role", "script-interpreter", "unlisted-in-image");
 
 /// The actor is listed: it stands for whatever an attacker makes of a listed program that he controls.
-fn policy() -> Result<Policy> {
+pub(super) fn policy() -> Result<Policy> {
     let both = [Role::Target, Role::ScriptInterpreter];
     Policy::new(Mode::Enforce)
         .allow_image(SERVER, &[Role::Target], Origin::Any)?
@@ -173,6 +174,67 @@ pub(super) const CASES: &[Case] = &[
              exec /usr/bin/actor {VERB} {HERE} after-own-chroot /tmp/root /usr/bin/good"
         );
         line(container, trial, &root, Expected::Killed(MODIFIED))
+    }),
+    case!("from_inside_code_that_a_listed_program_loads", |container, trial| {
+        let refused = hole_in_tier_2(Expected::Denied(FOREIGN));
+        for (trick, verb) in [
+            ("library that is not the image's", "map"),
+            ("library made executable later", "protect"),
+            ("library under READ_IMPLIES_EXEC", "map-implied"),
+            ("library under remap_file_pages", "map-again"),
+        ] {
+            let load = format!("cp {BAD} /tmp/library && exec /usr/bin/good {verb} /tmp/library");
+            line(container, trial.trick(trick), &load, refused)?;
+        }
+        trial.trick("memfd mapped executable");
+        let memory = hole_in_tier_2(Expected::Denied(cause("mapping", "mapping", "memfd")));
+        container.session(trial, &["/usr/bin/good", "map-memory"], memory)?;
+        trial.trick("System V segment attached executable");
+        let segment = hole_in_tier_2(Expected::Denied(cause("mapping", "mapping", "deleted")));
+        container.session(trial, &["/usr/bin/good", "map-segment"], segment)?;
+        // The last: programs that need this library do not start after it.
+        trial.trick("changed library of the image");
+        let library = "/usr/lib/x86_64-linux-gnu/libgcc_s.so.1";
+        let changed = format!("touch {library} && exec /usr/bin/good map {library}");
+        line(container, trial, &changed, refused)
+    }),
+    case!("from_inside_other_calls_and_other_places", |container, trial| {
+        trial.trick("32-bit execve");
+        container.session(trial, &["/usr/bin/good", "compat", "/usr/bin/good"], Expected::Runs)?;
+        container.session(trial, &["/usr/bin/good", "compat", BAD], Expected::Killed(UNLISTED))?;
+        trial.trick("detached copy of a mount");
+        let detached = |name| ["/usr/bin/good", "detached", "/usr/bin", name];
+        container.session(trial, &detached("good"), Expected::Runs)?;
+        container.session(trial, &detached("longer"), Expected::Killed(UNLISTED))?;
+        trial.trick("double fork");
+        let fork = format!(
+            "( ( {BAD}; echo $? > /tmp/end ) & ); while ! [ -s /tmp/end ]; do :; done; read end < /tmp/end; exit $end"
+        );
+        line(container, trial, &fork, Expected::Killed(UNLISTED))?;
+        trial.trick("loader as a command");
+        let by_loader = [loader()?, "/usr/bin/dash", "-c", "exec /usr/bin/good"];
+        let as_target = Expected::Killed(cause("role", "target", "unlisted-in-image"));
+        container.session(trial, &by_loader, as_target)?;
+        let killed = Expected::Killed(NOT_IN_IMAGE);
+        for (trick, attempt) in [
+            ("file on a tmpfs", format!("cp {BAD} /dev/x && exec /dev/x")),
+            ("file on a volume", format!("cp {BAD} /marks/x && exec /marks/x")),
+            (
+                "path with dots and slashes",
+                format!("cp {BAD} /tmp/x && cd /tmp && exec ./..//tmp/./x"),
+            ),
+            (
+                "chain of scripts",
+                "for n in 1 2 3; do printf '#!/tmp/s%s\\n' $((n + 1)) > /tmp/s$n; done; \
+                 printf '#!/usr/bin/dash\\nexec /usr/bin/good\\n' > /tmp/s4; busybox chmod +x /tmp/s1 /tmp/s2 /tmp/s3 /tmp/s4; exec /tmp/s1"
+                    .to_owned(),
+            ),
+        ] {
+            line(container, trial.trick(trick), &attempt, killed)?;
+        }
+        trial.trick("listed path truncated and written anew");
+        let anew = format!("busybox cat {BAD} > /usr/bin/good && exec /usr/bin/good");
+        line(container, trial, &anew, Expected::Killed(MODIFIED))
     }),
     case!("from_inside_scripts_of_the_image", |container, trial| {
         container.session(trial, &["/app/listed-script"], Expected::Runs)?;

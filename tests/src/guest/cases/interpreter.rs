@@ -2,19 +2,27 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::{
+        fs::{FileExt as _, symlink},
+        process::ExitStatusExt as _,
+    },
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use lattice_policy::{Origin, Role};
+use nix::errno::Errno;
 
 use crate::guest::{
-    actor::Way,
+    actor::{VERB, Way},
     canaries,
+    corpus::Outcome,
     overlay::{Overlay, bind},
     policy::Policy,
-    trial::{Case, Cause, Expected, Place, cause, path_word},
+    trial::{Case, Cause, Expected, Place, Trial, cause, path_word, wait},
 };
 
 /// The system's own loader.
@@ -68,6 +76,71 @@ fn layered(place: &Place, word: &str) -> Result<(Overlay, Policy)> {
             .allow(&program)?
             .allow_as(Path::new(LOADER), &[Role::ElfInterpreter], Origin::Any)?;
     Ok((overlay, policy))
+}
+
+/// Variant of a loader that is listed.
+const LISTED_LOADER: &str = "listed loader";
+
+fn changed_under_the_running_program(trial: &mut Trial<'_>) -> Result<()> {
+    let merged = Overlay::at(trial.path("overlay")).merged();
+    let (loader, go) = (merged.join("loader"), trial.path("go"));
+    let _ = fs::remove_file(&go);
+    // On the read-only layer it is as good as any.
+    trial.exec(&merged.join("program"), Expected::Runs)?;
+    // Copied up with its bytes.
+    fs::File::options().append(true).open(&loader)?;
+    let mark = trial.new_mark()?;
+    let mut child = Command::new("lattice-vm-suite")
+        .args([VERB, &path_word(&trial.place.cgroup), Way::Exec.word()])
+        .args([&merged.join("program"), Path::new("wait-for"), &go])
+        .env("LATTICE_MARK", &mark)
+        .stdin(Stdio::null())
+        .spawn()?;
+    let name = format!("/proc/{}/comm", child.id());
+    let started = Instant::now();
+    while child.try_wait()?.is_none()
+        && fs::read_to_string(&name).unwrap_or_default() != "program\n"
+        && started.elapsed() < Duration::from_secs(5)
+    {
+        sleep(Duration::from_millis(2));
+    }
+    // The program runs and waits; in place, so that it is the same file.
+    let bytes = fs::read(&loader)?;
+    let (listed, other) = (canaries::mark(LISTED_LOADER), canaries::mark("other loader"));
+    let at = bytes
+        .windows(listed.len())
+        .position(|window| window == listed.as_bytes())
+        .context("the loader does not hold its mark")?;
+    let file = loop {
+        match fs::File::options().write(true).open(&loader) {
+            // The program has its name before the exec is done.
+            Err(error)
+                if error.raw_os_error() == Some(Errno::ETXTBSY as i32)
+                    && started.elapsed() < Duration::from_secs(5) =>
+            {
+                sleep(Duration::from_millis(2));
+            }
+            opened => break opened?,
+        }
+    };
+    file.write_all_at(other.as_bytes(), at as u64)?;
+    fs::write(&go, "")?;
+    let status = wait(&mut child)?;
+    let marks = fs::read_to_string(&mark).unwrap_or_default();
+    if trial.is_control() {
+        ensure!(
+            status.success() && marks == other,
+            "without the agent: {status}, {marks}"
+        );
+        return Ok(());
+    }
+    trial.tell(if marks.is_empty() {
+        Outcome::Killed
+    } else {
+        Outcome::Ran
+    })?;
+    ensure!(status.signal().is_some() && marks.is_empty(), "{status}, {marks}");
+    trial.owed(Expected::Denied(cause("unresolved", "elf-interpreter", "unresolved")))
 }
 
 pub(super) const CASES: &[Case] = &[
@@ -196,9 +269,6 @@ pub(super) const CASES: &[Case] = &[
             let merged = Overlay::at(trial.path("overlay")).merged();
             let program = merged.join("program");
             trial.exec(&program, Expected::Runs)?;
-            // Copied up with its bytes: still the listed loader, now hashed at every exec.
-            fs::File::options().append(true).open(merged.join("loader"))?;
-            trial.exec(&program, Expected::Runs)?;
             fs::write(merged.join("loader"), fs::read(trial.path("evil"))?)?;
             trial.exec(&program, Expected::Killed(FOREIGN))
         },
@@ -238,6 +308,25 @@ pub(super) const CASES: &[Case] = &[
             trial.exec(&program, Expected::Killed(FOREIGN))?;
             trial.exec(&program, Expected::Killed(FOREIGN))
         },
+    },
+    Case {
+        // The kernel keeps writers from a program as long as it runs, and from its loader only until the exec is done: what was listed
+        // when it was mapped was once whatever was written there later.
+        name: "a_loader_that_can_change_under_the_running_program_is_unresolved",
+        prepare: |place| {
+            let overlay = Overlay::at(place.path("overlay"));
+            let (program, loader) = (overlay.lower().join("program"), overlay.lower().join("loader"));
+            canaries::write_dynamic(&program, "dynamic", &interpreter("running-"))?;
+            canaries::write_loader(&loader, LISTED_LOADER)?;
+            // One that is not there is no error.
+            let _ = fs::remove_file(interpreter("running-"));
+            symlink(overlay.merged().join("loader"), interpreter("running-"))?;
+            let policy = Policy::enforce().allow(&program)?;
+            let policy = policy.allow_as(&loader, &[Role::ElfInterpreter], Origin::Any)?;
+            overlay.mount()?;
+            Ok(policy)
+        },
+        run: changed_under_the_running_program,
     },
     Case {
         // What a static program leaves behind was once taken for the next program's interpreter.

@@ -4,10 +4,12 @@ use std::{fs, path::Path};
 
 use anyhow::Result;
 use lattice_policy::{CodeLoading, FileDigest, MapRule, Mode, Origin, Role};
+use nix::errno::Errno;
 
 use crate::guest::{
     actor::Way,
     canaries,
+    corpus::Outcome,
     overlay::Overlay,
     policy::Policy,
     trial::{Case, Cause, Expected, Place, Trial, cause, path_word},
@@ -169,6 +171,15 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        // Pages that are written to are no file's any more: once this was no word of.
+        name: "a_private_mapping_of_the_image_that_is_written_to_is_noted",
+        prepare: |place| layered(place, Policy::enforce()),
+        run: |trial| {
+            let (program, library) = (of_overlay(trial, "program"), of_overlay(trial, "library"));
+            load(trial, &program, "map-written", &library, Expected::Noted(ANONYMOUS))
+        },
+    },
+    Case {
         name: "a_foreign_ld_preload_is_not_loaded",
         prepare: |place| {
             let shell = place.path("sh");
@@ -189,7 +200,8 @@ pub(super) const CASES: &[Case] = &[
             let words = [path_word(&trial.path("sh")), "-c".to_owned(), line];
             // The loader says so and goes on without it.
             trial.start(Way::Exec, &words, Expected::Runs)?;
-            trial.owed(Expected::Denied(FOREIGN))
+            trial.owed(Expected::Denied(FOREIGN))?;
+            trial.tell(Outcome::Refused(Errno::EPERM as i32))
         },
     },
 ];

@@ -2,12 +2,14 @@
 
 mod agent_life;
 mod applets;
+mod bytes;
 mod container;
 mod content;
 mod denylist;
 mod evasion;
 mod events;
 mod guard;
+mod helper;
 mod interpreter;
 mod live;
 mod loading;
@@ -63,6 +65,7 @@ pub fn native() -> Vec<Listed> {
 pub fn all() -> Vec<Listed> {
     [
         content::CASES,
+        bytes::CASES,
         names::CASES,
         scripts::CASES,
         interpreter::CASES,
@@ -74,6 +77,7 @@ pub fn all() -> Vec<Listed> {
         applets::CASES,
         loading::CASES,
         guard::CASES,
+        helper::CASES,
         denylist::CASES,
         live::CASES,
         container::CASES,

@@ -50,8 +50,33 @@ impl Log {
         Ok(batch)
     }
 
+    /// Notes what of a segment was handed out and is pending, before the segment is given up.
+    pub(super) fn overtake(&mut self, lane: usize, place: usize) {
+        let lane = &self.lanes[lane];
+        let Some(segment) = lane.segments.get(place) else {
+            return;
+        };
+        let handed_out_to = match lane.cursor {
+            (at, _) if place < at => segment.bytes,
+            (at, offset) if place == at => offset,
+            _ => 0,
+        };
+        let mut at = 0;
+        while at < handed_out_to {
+            // What is damaged ends it: those behind it were handed out before the damage, and are sent again after it.
+            let Ok((event, length)) = segment.read(at) else { return };
+            at += length as u64;
+            if segment.is_pending(&event.boot_id, event.sequence) {
+                let overtaken = self.overtaken.entry(event.boot_id).or_default();
+                overtaken.insert(event.sequence, event.sequence);
+            }
+        }
+    }
+
     /// What was handed out and not acknowledged is handed out again.
     pub(super) fn rewind(&mut self) {
+        // Of the stream before no word can come any more.
+        self.overtaken.clear();
         for lane in &mut self.lanes {
             lane.cursor = (0, 0);
         }

@@ -88,6 +88,9 @@ pub(super) struct Log {
     pub(super) seen: BTreeMap<String, Ranges>,
     /// What was given up and not said yet.
     pub(super) unsaid: Unsaid,
+    /// Handed out since the last rewind and given up since: central's word on these is of what was sent then, and not of a gap that has
+    /// taken over such a number.
+    pub(super) overtaken: BTreeMap<String, Ranges>,
     /// The latest event, without its content.
     pub(super) latest: Event,
     pub(super) metrics: Metrics,
@@ -126,6 +129,7 @@ impl Log {
             acknowledged,
             acknowledged_is_dirty: false,
             unsaid: Unsaid::new(),
+            overtaken: BTreeMap::new(),
             latest: Event::default(),
             metrics: Metrics::default(),
             _lock: lock,
@@ -251,6 +255,13 @@ impl Log {
     /// Central has these. Unknown sequences are ignored.
     pub(super) fn acknowledge(&mut self, boot_id: &str, sequences: &[u64]) {
         for &sequence in sequences {
+            // A stream's acknowledgements come in the order of what was sent: the first is of the event, the next of the gap.
+            if let Some(overtaken) = self.overtaken.get_mut(boot_id)
+                && overtaken.contains(sequence)
+            {
+                overtaken.remove(sequence, sequence);
+                continue;
+            }
             let mut segments = self.lanes.iter_mut().flat_map(|lane| &mut lane.segments);
             let spans = segments
                 .find_map(|segment| Some(segment.acknowledge(boot_id, sequence)).filter(|spans| !spans.is_empty()));

@@ -81,6 +81,7 @@ impl Log {
             return Ok(());
         };
         let pending = segment.pending.clone();
+        self.overtake(lane, place);
         self.remove_segment(lane, place)?;
         for (boot_id, ranges) in pending {
             self.metrics.dropped_total += ranges.count();

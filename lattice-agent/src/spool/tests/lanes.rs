@@ -150,6 +150,68 @@ fn a_gap_of_many_pieces_is_acknowledged_as_one() {
     assert_eq!((log.metrics().pending_events, log.kept_through("boot-1")), (0, 75));
 }
 
+/// Central may have stored what was sent; it was never heard of. The gap names all that is not known to have arrived, not a number more,
+/// and what central says too late changes nothing of it.
+#[test]
+fn what_was_sent_and_never_acknowledged_is_named_when_it_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let limit = 4096;
+    let mut log = Log::open(folder.path(), limit, "").unwrap();
+    let first: Vec<Event> = (1..=20).map(|sequence| in_lane(REFUSED, sequence)).collect();
+    log.append(&first).unwrap();
+    assert_eq!(log.next_batch(usize::MAX, usize::MAX).unwrap().len(), 20);
+    // Of those that were sent, central's word on three has arrived.
+    log.acknowledge("boot-1", &[1, 2, 7]);
+    for sequence in 21..=300 {
+        log.append(&[in_lane(REFUSED, sequence)]).unwrap();
+    }
+    let (whole, lost) = told(&mut log);
+    let acknowledged = BTreeSet::from([1, 2, 7]);
+    assert!(lost.contains(&3) && lost.is_disjoint(&acknowledged), "{lost:?}");
+    assert!(lost.is_disjoint(&whole[REFUSED]));
+    let all = |log: &mut Log| {
+        let (whole, lost) = told(log);
+        whole.into_iter().flatten().chain(lost).collect::<BTreeSet<u64>>()
+    };
+    assert_eq!(
+        all(&mut log),
+        (1..=300).filter(|number| !acknowledged.contains(number)).collect()
+    );
+    // What is left after a restart is the same.
+    let before = told(&mut log);
+    drop(log);
+    assert_eq!(told(&mut Log::open(folder.path(), limit, "").unwrap()), before);
+}
+
+/// The gap begins with the number of an event that was sent: central's late word on that event is none on the gap.
+#[test]
+fn a_late_acknowledgement_settles_no_gap_that_took_over_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = Log::open(folder.path(), 4096, "").unwrap();
+    let first: Vec<Event> = (1..=20).map(|sequence| in_lane(REFUSED, sequence)).collect();
+    log.append(&first).unwrap();
+    assert_eq!(log.next_batch(15, usize::MAX).unwrap().len(), 15);
+    for sequence in 21..=300 {
+        log.append(&[in_lane(REFUSED, sequence)]).unwrap();
+    }
+    let is_gap = |event: &Event| matches!(event.kind, Some(Kind::Gap(_)));
+    let sent = log.next_batch(usize::MAX, usize::MAX).unwrap();
+    let gaps: Vec<u64> = sent
+        .iter()
+        .filter(|event| is_gap(event))
+        .map(|event| event.sequence)
+        .collect();
+    assert!(gaps.contains(&1), "{gaps:?}");
+    log.acknowledge("boot-1", &(1..=15).collect::<Vec<_>>());
+    // Its own word settles the gap, and all the rest with it.
+    let pending = log.metrics().pending_events;
+    assert_eq!(pending, 300);
+    for event in &sent {
+        log.acknowledge(&event.boot_id, &[event.sequence]);
+    }
+    assert_eq!(log.metrics().pending_events, 0);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append(usize),

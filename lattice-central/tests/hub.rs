@@ -107,6 +107,7 @@ async fn what_was_stored_and_given_up_since_its_acknowledgement_was_lost_is_not_
         match event.kind.unwrap() {
             wire::event::Kind::Gap(gap) => lost.push((event.sequence, gap.first_sequence, gap.last_sequence)),
             wire::event::Kind::Violation(_) => whole.push(event.sequence),
+            wire::event::Kind::Notice(notice) => panic!("{notice:?}"),
         }
     }
     assert_eq!(whole, (1..=40).chain([91]).collect::<Vec<_>>());

@@ -56,11 +56,13 @@ pub(super) fn run(stage: &Stage, quick: bool) -> Result<()> {
         ensure!(without > 0.0, "a cycle took no time");
         let mut values = BTreeMap::from([
             ("without_instructions".to_owned(), without),
+            ("without_cycles_per_second".to_owned(), per_second(without)),
             ("without_spread_percent".to_owned(), 100.0 * spread),
         ]);
         for mode in MODES {
             let with = median(&samples, exec, mode);
             values.insert(format!("{mode}_instructions"), with);
+            values.insert(format!("{mode}_cycles_per_second"), per_second(with));
             values.insert(format!("{mode}_loss_percent"), 100.0 * (1.0 - without / with));
         }
         tell(&Measurement {
@@ -73,6 +75,11 @@ pub(super) fn run(stage: &Stage, quick: bool) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// In a second of the guest's clock, which is a thousand million instructions.
+fn per_second(cycle_nanos: f64) -> f64 {
+    1e9 / cycle_nanos
 }
 
 fn sample(samples: &mut Samples, state: &'static str, cycles: u64) -> Result<()> {

@@ -17,12 +17,12 @@ mod run;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result};
-use serde::Serialize;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::{process, setup::kernels, workspace};
 use measurement::Measurement;
@@ -44,6 +44,9 @@ pub(crate) struct Arguments {
     /// Take the programs as they were built last
     #[arg(long)]
     no_build: bool,
+    /// Take what an earlier run's --report has of other kernels, as it stands there
+    #[arg(long, value_name = "FILE")]
+    add: Option<PathBuf>,
     /// Write everything that was measured as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -73,7 +76,7 @@ impl Arguments {
 }
 
 /// All that one run measured.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Report {
     version: u32,
     /// Commit of the checkout, with `+` where files differ from it.
@@ -86,7 +89,7 @@ struct Report {
 }
 
 /// One kernel's part of it.
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct KernelReport {
     series: String,
     release: String,
@@ -99,11 +102,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.no_build {
         run::build()?;
     }
+    // Read first: it would be a pity to find out at the end.
+    let earlier = arguments.add.as_deref().map(earlier).transpose()?;
     let mut kernels = Vec::new();
     for series in kernels::SERIES.into_iter().chain([NATIVE]) {
         let is_chosen = arguments.kernels.is_empty() || arguments.kernels.iter().any(|chosen| chosen == series);
         if is_chosen && arguments.parts(series).next().is_some() {
             kernels.push(measure(arguments, series)?);
+        } else if let Some(found) = earlier.iter().flatten().find(|kernel| kernel.series == series) {
+            kernels.push(found.clone());
         }
     }
     let report = Report {
@@ -129,6 +136,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What a report has.
+fn earlier(path: &Path) -> Result<Vec<KernelReport>> {
+    let text = fs::read_to_string(path).with_context(|| format!("--add {}", path.display()))?;
+    let report: Report = serde_json::from_str(&text).with_context(|| format!("--add {}", path.display()))?;
+    ensure!(
+        report.version == REPORT_VERSION,
+        "--add {}: version {} of the report, and this release reads {REPORT_VERSION}",
+        path.display(),
+        report.version
+    );
+    Ok(report.kernels)
 }
 
 /// Measures on a kernel of a VM, or on this machine's own.

@@ -4,6 +4,7 @@ use std::{fs, process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
 use lattice_policy::Mode;
+use nix::sys::signal::Signal;
 
 use super::content::NOT_IN_IMAGE;
 use crate::guest::{
@@ -117,6 +118,27 @@ pub(super) const CASES: &[Case] = &[
             }
             trial.exec(&first, Expected::Runs)?;
             trial.exec(&second, Expected::Killed(NOT_IN_IMAGE))
+        },
+    },
+    Case {
+        name: "a_restart_with_a_broken_policy_file_opens_nothing",
+        prepare: first_alone,
+        run: |trial| {
+            let (first, second) = (trial.path("first"), trial.path("second"));
+            trial.exec(&first, Expected::Runs)?;
+            trial.exec(&second, Expected::Killed(NOT_IN_IMAGE))?;
+            if trial.is_control() {
+                return Ok(());
+            }
+            trial.node.end(Signal::SIGKILL)?;
+            let before = log_length()?;
+            write_text(&trial.place.workload(), "spec: [")?;
+            trial.node.start()?;
+            wait_for_log(before, "its last good state stays in force")?;
+            trial.exec(&first, Expected::Runs)?;
+            trial.exec(&second, Expected::Killed(NOT_IN_IMAGE))?;
+            replace(trial, &Policy::enforce().allow(&second)?)?;
+            trial.exec(&second, Expected::Runs)
         },
     },
     Case {

@@ -57,14 +57,17 @@ impl PolicySources {
     }
 
     /// Says that something of a source is not known, and why; or, with `None`, that all is. While anything is not, containers that were
-    /// enforced before this start stay exactly as they were. Told before the policies that go with it.
+    /// enforced before this start stay exactly as they were. Told before the policies that go with it: that all is known comes into force
+    /// with those, since a moment in between would take what holds for what nobody claims.
     pub fn note_unknown(&self, source: Unknown, why: Option<String>) {
         let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
             Some(why) => unknown.insert(source, why),
             None => unknown.remove(&source),
         };
-        self.state.enforcement().set_complete(unknown.is_empty());
+        if !unknown.is_empty() {
+            self.state.enforcement().set_incomplete();
+        }
     }
 
     /// Whether something of this source is not known.
@@ -102,7 +105,9 @@ impl PolicySources {
         for policy in told.files.iter().chain(&told.central) {
             policies.insert((&policy.namespace, &policy.name), Arc::clone(policy));
         }
-        self.state.apply(policies.into_values().collect(), told.modes.clone())
+        let unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state
+            .apply(policies.into_values().collect(), told.modes.clone(), unknown.is_empty())
     }
 
     /// The files' policies, all of them.

@@ -230,12 +230,21 @@ impl Shared {
         }
     }
 
-    /// Replaces policies and overrides.
+    /// Replaces policies and overrides, and says whether they are all that may have held before the agent's start.
     ///
     /// # Errors
     /// What was not loaded, and why; the rest is in force.
-    pub fn apply(&self, policies: Vec<Arc<ExecPolicy>>, overrides: BTreeMap<String, Mode>) -> Result<(), String> {
-        let report = self.enforcement().apply(policies, overrides);
+    pub fn apply(
+        &self,
+        policies: Vec<Arc<ExecPolicy>>,
+        overrides: BTreeMap<String, Mode>,
+        is_complete: bool,
+    ) -> Result<(), String> {
+        let report = if is_complete {
+            self.enforcement().apply_all(policies, overrides)
+        } else {
+            self.enforcement().apply(policies, overrides)
+        };
         self.changed();
         if self.inodes.is_some() {
             let standings: Vec<_> = self.enforcement().standings().collect();

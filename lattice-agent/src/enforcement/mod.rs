@@ -230,10 +230,10 @@ impl<T: Tables> Enforcement<T> {
         Ok(enforcement)
     }
 
-    /// Says whether all policies and modes are known that may have held before a restart. Where not, containers that had a policy then keep
-    /// it, with its mode, until they are; the next [`Enforcement::apply`] takes that up.
-    pub fn set_complete(&mut self, is_complete: bool) {
-        self.is_complete = is_complete;
+    /// Says that not all policies and modes are known that may have held before a restart. Containers that had a policy then keep it, with
+    /// its mode, until [`Enforcement::apply_all`].
+    pub fn set_incomplete(&mut self) {
+        self.is_complete = false;
     }
 
     /// Whether what a container had before the restart is still in force for it, whatever is told now.
@@ -444,6 +444,17 @@ impl<T: Tables> Enforcement<T> {
             },
         );
         Ok(())
+    }
+
+    /// Like [`Enforcement::apply`], where what is told is all that may have held before a restart. In one step with it: before, nothing may
+    /// be taken for what nobody claims.
+    pub fn apply_all(
+        &mut self,
+        policies: Vec<impl Into<Arc<ExecPolicy>>>,
+        overrides: BTreeMap<String, Mode>,
+    ) -> ApplyReport {
+        self.is_complete = true;
+        self.apply(policies, overrides)
     }
 
     /// Replaces all policies and overrides. A policy that cannot be loaded leaves its generation before in force, and is reported.

@@ -347,7 +347,7 @@ fn while_something_is_not_known_what_held_before_a_restart_holds() {
     apply(&mut enforcement, &policies, &[("pay", Mode::Enforce)]);
 
     let mut restarted = Enforcement::adopt(enforcement.tables.clone()).unwrap();
-    restarted.set_complete(false);
+    restarted.set_incomplete();
     // Neither the override nor the one policy is known; of the other there is a new generation.
     let told = [policy("shop", "web", &[3])];
     apply(&mut restarted, &told, &[]);
@@ -365,18 +365,17 @@ fn while_something_is_not_known_what_held_before_a_restart_holds() {
 
     // Another restart in that state changes nothing.
     let mut again = Enforcement::adopt(restarted.tables.clone()).unwrap();
-    again.set_complete(false);
+    again.set_incomplete();
     again.container_started(container("pay", "api", 11)).unwrap();
     again.settle().unwrap();
     assert_eq!(again.tables.judge(11, 1), Some((ENFORCE, true)));
 
     // All is known: the new generation holds, and what nobody claims goes.
-    restarted.set_complete(true);
-    apply(
-        &mut restarted,
-        &[policy("pay", "api", &[1]), policy("shop", "web", &[3])],
-        &[("pay", Mode::Deny)],
+    let report = restarted.apply_all(
+        vec![policy("pay", "api", &[1]), policy("shop", "web", &[3])],
+        BTreeMap::from([("pay".to_owned(), Mode::Deny)]),
     );
+    assert!(report.errors.is_empty(), "{}", report.text());
     assert_eq!(restarted.held_count().unwrap(), 0);
     assert_eq!(restarted.tables.judge(11, 1), Some((verdict::Mode::DENY.0, true)));
     assert_eq!(restarted.tables.judge(22, 2), Some((MONITOR, false)));

@@ -1,11 +1,14 @@
 //! The state of enforcement against tables in memory: what the kernel would see after every step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lattice_common::abi::{Container, NodeConfig, Policy, Started};
+use lattice_common::abi::{
+    CgroupEntry, Container, Namespace, NodeConfig, Policy, Started, TaskState, cgroup_kind, container_flag,
+};
 use lattice_policy::{CodeLoading, Entry, FailSemantics, FileDigest, Origin, Role, Scope, Target};
 
-use super::*;
+use super::{compile::EntrySet, *};
+use crate::denylist::Denylist;
 
 /// Tables as the kernel's maps hold them; `room` is the number of digests that fit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -456,7 +459,7 @@ fn a_denied_image_marks_its_containers_and_a_denied_file_is_in_the_map() {
     // One that comes later starts nothing either.
     enforcement.container_started(of_image(44)).unwrap();
     assert_eq!(denied(&enforcement), [33, 44]);
-    assert_eq!(enforcement.tables.denied, [digest_words(&file.0)].into());
+    assert_eq!(enforcement.tables.denied, [abi::digest_words(&file.0)].into());
     assert_eq!(enforcement.denied_files().unwrap(), [file].into());
     assert_eq!(enforcement.tables.node.denylist_entries, 1);
     let standings = |enforcement: &Enforcement<Memory>| -> BTreeSet<u64> {

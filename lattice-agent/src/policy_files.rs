@@ -2,6 +2,7 @@
 //! for Tetragon.
 
 mod kept;
+mod neighbours;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,10 @@ use lattice_policy::{
     read_policies,
 };
 
-use self::kept::{Contents, Kept};
+use self::{
+    kept::{Contents, Kept},
+    neighbours::Neighbours,
+};
 use crate::error_chain::ErrorChain;
 
 /// File name extensions that are read.
@@ -30,6 +34,7 @@ const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 pub struct PolicyFiles {
     folder: PathBuf,
     files: BTreeMap<PathBuf, PolicyFile>,
+    neighbours: Neighbours,
     kept: Option<Kept>,
 }
 
@@ -94,6 +99,7 @@ impl PolicyFiles {
         Self {
             folder,
             files: BTreeMap::new(),
+            neighbours: Neighbours::default(),
             kept: None,
         }
     }
@@ -123,9 +129,10 @@ impl PolicyFiles {
                 present.insert(path);
             }
         }
-        let before = self.files.len();
-        self.files.retain(|path, _| present.contains(path));
-        changes.is_changed |= self.files.len() != before;
+        for (path, file) in self.files.extract_if(.., |path, _| !present.contains(path)) {
+            self.neighbours.remove(&path, &file.policies);
+            changes.is_changed = true;
+        }
         let kept_out: Vec<PathBuf> = self
             .files
             .iter()
@@ -254,13 +261,18 @@ impl PolicyFiles {
             is_broken,
             is_kept_out,
         };
+        if let Some(before) = self.files.get(path) {
+            self.neighbours.remove(path, &before.policies);
+        }
+        self.neighbours.add(path, &file.policies);
         self.files.insert(path.to_path_buf(), file);
     }
 
     /// Why the policies of a file cannot hold beside those of the other files.
     fn conflict(&self, path: &Path, policies: &[FilePolicy]) -> Option<String> {
-        let others = self.files.iter().filter(|(other, _)| other.as_path() != path);
-        for (other, file) in others {
+        let neighbours = self.neighbours.of(policies).into_iter();
+        let others = neighbours.filter_map(|other| self.files.get_key_value(other));
+        for (other, file) in others.filter(|(other, _)| other.as_path() != path) {
             for found in &file.policies {
                 // Two ExecPolicies may be for the same containers, and of one name the last one holds.
                 let conflicting = policies

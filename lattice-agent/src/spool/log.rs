@@ -3,10 +3,12 @@
 use std::{
     array,
     collections::{BTreeMap, VecDeque},
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use lattice_api::v1::{Event, event::Kind};
@@ -27,6 +29,9 @@ const LOCK_FILE: &str = "lock";
 const SEGMENT_BYTES: u64 = 4 << 20;
 /// Boots whose acknowledgements are remembered besides those that have events in the spool.
 const REMEMBERED_BOOTS: usize = 4;
+/// How long the lock is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Counts since the log was opened, and what is there now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,8 +118,7 @@ impl Log {
             .mode(0o600)
             .open(&lock_path)
             .map_err(failed(&lock_path, "opened"))?;
-        lock.try_lock()
-            .map_err(|_| SpoolError::InUse { folder: folder.into() })?;
+        take(&lock).map_err(|_| SpoolError::InUse { folder: folder.into() })?;
         let acknowledged = acknowledged::read(&folder.join(ACKNOWLEDGED_FILE)).unwrap_or_else(|error| {
             // Worse than resending is nothing: central keeps each event once.
             tracing::error!(error = %ErrorChain(&error), "what central acknowledged is not known: it is sent again");
@@ -352,6 +356,17 @@ impl Log {
             pending_events: segments.map(pending).sum(),
             bytes: self.bytes(),
             ..self.metrics
+        }
+    }
+}
+
+/// A process that ended may have left the lock for a moment to a child that has not started its own program yet.
+fn take(lock: &File) -> Result<(), TryLockError> {
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(LOCK_PAUSE),
+            taken => return taken,
         }
     }
 }

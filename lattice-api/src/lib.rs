@@ -4,12 +4,14 @@
 //! ```text
 //!   YAML files, cluster ──► object (TrustPolicy, LatticeService, Secret, ExecPolicy)
 //!   agent ◄──► central ◄──► latticectl: generated messages ◄── conversion, checked ──► lattice-policy's types
+//!   types of the objects ──► crd: custom resource definitions
 //!   event message ──► event: JSON document, line, sentence
 //! ```
 //!
 //! Wire types are never domain types: each conversion names the field that is wrong.
 #![forbid(unsafe_code)]
 
+pub mod crd;
 pub mod event;
 pub mod exec_policy;
 pub mod node_report;

@@ -1,5 +1,6 @@
 //! The objects that users write, as files and the cluster have them.
 
+mod cedar_policy;
 mod container;
 mod env;
 mod handler;
@@ -17,6 +18,7 @@ use lattice_policy::{
 };
 
 pub use self::{
+    cedar_policy::{CedarPolicy, CedarPolicySpec},
     container::{Container, ContainerPort, ResourceRequirements, VolumeMount},
     env::{EnvVar, EnvVarSource, KeySelector, ObjectFieldSelector, ResourceFieldSelector},
     handler::{
@@ -39,6 +41,8 @@ pub enum Object {
     TrustPolicy(TrustPolicy),
     /// A service to run.
     LatticeService(LatticeService),
+    /// Rules of the gates.
+    CedarPolicy(CedarPolicy),
     /// Secret material.
     Secret(Secret),
 }
@@ -51,6 +55,7 @@ impl Object {
             Self::TracingPolicy(tracing) => tracing.kind.name(),
             Self::TrustPolicy(_) => TrustPolicy::KIND,
             Self::LatticeService(_) => LatticeService::KIND,
+            Self::CedarPolicy(_) => CedarPolicy::KIND,
             Self::Secret(_) => Secret::KIND,
         }
     }
@@ -59,7 +64,7 @@ impl Object {
     pub fn namespace(&self) -> &str {
         match self {
             Self::ExecPolicy(policy) | Self::TracingPolicy(TracingPolicy { policy, .. }) => &policy.namespace,
-            Self::TrustPolicy(_) => "",
+            Self::TrustPolicy(_) | Self::CedarPolicy(_) => "",
             Self::LatticeService(service) => &service.namespace,
             Self::Secret(secret) => &secret.namespace,
         }
@@ -71,6 +76,7 @@ impl Object {
             Self::ExecPolicy(policy) | Self::TracingPolicy(TracingPolicy { policy, .. }) => &policy.name,
             Self::TrustPolicy(policy) => &policy.name,
             Self::LatticeService(service) => &service.name,
+            Self::CedarPolicy(policy) => &policy.name,
             Self::Secret(secret) => &secret.name,
         }
     }
@@ -123,6 +129,7 @@ fn read_object(findings: &Findings, node: &Node) -> Option<Object> {
         (exec_policy_document::API_VERSION, exec_policy_document::KIND),
         (TrustPolicy::API_VERSION, TrustPolicy::KIND),
         (LatticeService::API_VERSION, LatticeService::KIND),
+        (CedarPolicy::API_VERSION, CedarPolicy::KIND),
         (Secret::API_VERSION, Secret::KIND),
         (tracing_policy::API_VERSION, TracingPolicyKind::Cluster.name()),
         (tracing_policy::API_VERSION, TracingPolicyKind::Namespaced.name()),
@@ -144,12 +151,22 @@ fn read_object(findings: &Findings, node: &Node) -> Option<Object> {
         }
         Some((_, TrustPolicy::KIND)) => TrustPolicy::read(findings, node).map(Object::TrustPolicy),
         Some((_, LatticeService::KIND)) => LatticeService::read(findings, node).map(Object::LatticeService),
+        Some((_, CedarPolicy::KIND)) => CedarPolicy::read(findings, node).map(Object::CedarPolicy),
         Some((_, Secret::KIND)) => Secret::read(findings, node).map(Object::Secret),
         Some((_, name)) => match TracingPolicyKind::of_name(name) {
             Some(kind) => read_tracing_policy(findings, kind, node).map(Object::TracingPolicy),
             None => read_exec_policy(findings, node).map(Object::ExecPolicy),
         },
     }
+}
+
+/// The rule of a schema by which an object has exactly one of these fields, as the readers demand.
+fn exactly_one_of(names: &[&str]) -> serde_json::Value {
+    let present: Vec<String> = names.iter().map(|name| format!("has(self.{name}) ? 1 : 0")).collect();
+    serde_json::json!({
+        "rule": format!("({}) == 1", present.iter().map(|term| format!("({term})")).collect::<Vec<_>>().join(" + ")),
+        "message": format!("name exactly one of {}", names.join(", ")),
+    })
 }
 
 /// Reads the parts of a document that every kind has and gives its object to `read`; `None` where anything was found wrong.

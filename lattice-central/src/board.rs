@@ -65,6 +65,8 @@ pub enum BoardError {
 pub struct Board {
     contents: Mutex<Contents>,
     policies: watch::Sender<Arc<wire::PolicySet>>,
+    /// Counts what was said of services, so that somebody can wait for more.
+    said: watch::Sender<u64>,
     store: Store,
 }
 
@@ -111,6 +113,7 @@ impl Board {
         Self {
             contents: Mutex::new(contents),
             policies,
+            said: watch::Sender::new(0),
             store,
         }
     }
@@ -265,7 +268,13 @@ impl Board {
         let before = contents.services.insert(service.clone(), conditions.clone());
         if before.as_ref() != Some(&conditions) {
             conditions.log(&service);
+            self.said.send_modify(|said| *said += 1);
         }
+    }
+
+    /// Changes whenever something new is said of a service.
+    pub fn said(&self) -> watch::Receiver<u64> {
+        self.said.subscribe()
     }
 
     /// How far each service came.

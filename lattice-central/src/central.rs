@@ -14,14 +14,15 @@ use lattice_registry::RegistryError;
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
+    applier::Applier,
     board::Board,
     denials::Denials,
     images::Images,
     nodes::Nodes,
-    objects::{self, DirectoryReader, ObjectSet},
+    objects::{self, ClusterError, ClusterSource, DirectoryReader, ObjectSet},
     reconciler::Reconciler,
     server::{BoundServer, Counters, ServerError, Shared},
-    settings::Settings,
+    settings::{ObjectsFrom, Settings},
     standings::Standings,
     store::{Store, StoreError},
 };
@@ -38,6 +39,9 @@ pub enum CentralError {
         #[source]
         source: io::Error,
     },
+    /// The API server's objects cannot be had.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The state directory cannot be used.
     #[error("--state {path}: cannot use the state directory; name one that this user may write")]
     State {
@@ -64,11 +68,35 @@ pub enum CentralError {
     Server(#[from] ServerError),
 }
 
+/// Where the objects come from.
+enum Source {
+    /// A directory, which was read.
+    Directory(watch::Receiver<ObjectSet>),
+    /// An API server, which was not asked yet: what held before a restart is given to the agents without it.
+    Cluster(ClusterSource),
+}
+
+impl Source {
+    fn applier(&self) -> Option<Applier> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster(source) => Some(source.applier()),
+        }
+    }
+
+    async fn objects(self, board: Arc<Board>) -> watch::Receiver<ObjectSet> {
+        match self {
+            Self::Directory(objects) => objects,
+            Self::Cluster(source) => source.watch(board).await,
+        }
+    }
+}
+
 /// A central that is ready to run: everything was read, and the address is bound.
 pub struct Central {
     bound: BoundServer,
     shared: Arc<Shared>,
-    objects: watch::Receiver<ObjectSet>,
+    objects: Source,
     images: Arc<Images>,
     stop: watch::Sender<bool>,
     verify_interval: Duration,
@@ -87,16 +115,21 @@ impl Central {
         let lock = take_state_directory(&settings.state)?;
         let (store, remembered) = Store::open(&settings.state)?;
         let last_good = settings.state.join("last-good");
-        let reader = DirectoryReader::open(&settings.local, &last_good).map_err(|source| CentralError::Objects {
-            path: settings.local.clone(),
-            source,
-        })?;
+        let objects = match &settings.objects {
+            ObjectsFrom::Directory(path) => {
+                let failed = |source| CentralError::Objects {
+                    path: path.clone(),
+                    source,
+                };
+                let reader = DirectoryReader::open(path, &last_good).map_err(failed)?;
+                Source::Directory(objects::watch(reader).map_err(failed)?)
+            }
+            ObjectsFrom::Cluster { kubeconfig } => {
+                Source::Cluster(ClusterSource::open(kubeconfig.as_deref(), &last_good).await?)
+            }
+        };
         let images = Arc::new(Images::new(&settings.plain_http_registries)?);
         let bound = BoundServer::bind(settings).await?;
-        let objects = objects::watch(reader).map_err(|source| CentralError::Objects {
-            path: settings.local.clone(),
-            source,
-        })?;
         let (stop, stopping) = watch::channel(false);
         let denials = Denials::new(store.clone(), &remembered);
         let board = Arc::new(Board::new(store.clone(), remembered));
@@ -133,13 +166,15 @@ impl Central {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), CentralError> {
-        let reconciler = Reconciler::new(
-            self.shared.board.clone(),
-            self.images,
-            self.verify_interval,
-            self.objects,
-        );
-        let reconciling = tokio::spawn(reconciler.run(self.shared.stopping.clone()));
+        let (board, stopping) = (self.shared.board.clone(), self.shared.stopping.clone());
+        let (objects, images, verify_interval) = (self.objects, self.images, self.verify_interval);
+        let applier = objects.applier();
+        let reconciling = tokio::spawn(async move {
+            let objects = objects.objects(board.clone()).await;
+            Reconciler::new(board, images, verify_interval, objects, applier)
+                .run(stopping)
+                .await;
+        });
         let mut serving = tokio::spawn(self.bound.serve(self.shared));
         let ended = tokio::select! {
             ended = &mut serving => Some(ended),

@@ -38,6 +38,8 @@ pub enum Outcome {
     Derived {
         /// One a container; their generation is the board's to set.
         policies: Vec<ExecPolicy>,
+        /// The image of each container, by its digest.
+        images: BTreeMap<String, String>,
         /// What was done at ImageVerified, Authorized and Derived.
         done: [String; 3],
         /// What policies with the outcome `warn` or `info` say, and what the derivation did not list.
@@ -168,6 +170,11 @@ impl Chain {
         }
         done.push("Cedar permits every image and secret".to_owned());
 
+        let pinned = self.containers().map(|container| {
+            let verified = &by_reference[container.image.as_str()];
+            (container.name.clone(), verified.facts().reference)
+        });
+        let pinned: BTreeMap<String, String> = pinned.collect();
         let mut images: BTreeMap<String, Arc<Image>> = BTreeMap::new();
         let mut read: BTreeMap<ImageDigest, Arc<Image>> = BTreeMap::new();
         for Container { name, image, .. } in self.containers() {
@@ -197,7 +204,12 @@ impl Chain {
         );
         let policies = derivations.into_iter().map(|derivation| derivation.policy).collect();
         let done = <[String; 3]>::try_from(std::mem::take(done)).unwrap_or_default();
-        Ok(Outcome::Derived { policies, done, notes })
+        Ok(Outcome::Derived {
+            policies,
+            images: pinned,
+            done,
+            notes,
+        })
     }
 
     fn containers(&self) -> impl Iterator<Item = &Container> {

@@ -2,7 +2,7 @@
 //! they report.
 //!
 //! ```text
-//!   DIR/*.yaml, *.cedar                     registries (only those that a TrustPolicy names)
+//!   DIR/*.yaml, *.cedar, or an API server   registries (only those that a TrustPolicy names)
 //!        │ objects: watched, last good state      ▲
 //!        ▼                                        │ images
 //!   reconciler ── a task a service ──► chain: resolve once ► signature ► gate (Cedar) ► layers ► derive
@@ -15,7 +15,10 @@
 //!        └─ control: latticectl, operators only ──► denials ──► store, and at once to every agent
 //! ```
 //!
-//! The programs: `lattice-central --local DIR` serves; `lattice-central init-tls` makes certificates for local use;
+//! In a cluster what was derived becomes objects as well: `children` says which, `applier` brings them there, and what is said of a service
+//! stands in its status.
+//!
+//! The programs: `lattice-central --local DIR` or `--kubernetes` serves; `lattice-central init-tls` makes certificates for local use;
 //! `lattice-central schema` prints what Cedar policies may speak of. All settings are flags; `settings` has them.
 //!
 //! Architecture Invariant: nothing is given to an agent, and no event is acknowledged, before the store has committed it.
@@ -27,9 +30,11 @@
 //! Architecture Invariant: decisions are not kept. Facts may be; Cedar is asked anew each time.
 #![forbid(unsafe_code)]
 
+pub mod applier;
 pub mod board;
 pub mod central;
 pub mod chain;
+pub mod children;
 pub mod conditions;
 pub mod denials;
 pub mod gate;

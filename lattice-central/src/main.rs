@@ -85,7 +85,7 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
         let central = Central::prepare(settings).await?;
         tracing::info!(
             listen = %central.address(),
-            objects = %settings.local.display(),
+            objects = %settings.objects,
             state = %settings.state.display(),
             plain_http_registries = ?settings.plain_http_registries,
             "lattice-central {} is ready",

@@ -1,8 +1,8 @@
-//! The objects that users write, read from a directory and watched: the last good state is what holds.
+//! The objects that users write, read from a directory or from an API server, and watched: the last good state is what holds.
 //!
 //! ```text
 //!   DIR/*.yaml, *.yml, *.json ──► files (each: last good objects, or why not) ──┐
-//!   DIR/*.cedar ──────────────► gate (the last good set) ───────────────────────┼──► ObjectSet ──► reconciler
+//!   DIR/*.cedar, CedarPolicy ─► gate (the last good set) ───────────────────────┼──► ObjectSet ──► reconciler
 //!   inotify, and every few seconds ─► scan                                      │
 //!   TrustPolicy + Secret ──────► trust ◄────────────────────────────────────────┘
 //! ```
@@ -17,16 +17,20 @@ use lattice_policy::ExecPolicy;
 
 use crate::{board::Key, gate::Gate};
 
+mod cluster;
 mod directory;
+mod gates;
 mod last_good;
+mod parts;
 mod trust;
 mod watcher;
 
+pub use cluster::{ClusterError, ClusterSource};
 pub use directory::DirectoryReader;
 pub use trust::Trust;
 pub use watcher::watch;
 
-/// Everything that the directory says, as far as it is good.
+/// Everything that users wrote, as far as it is good.
 #[derive(Debug, Clone)]
 pub struct ObjectSet {
     /// Services, by namespace and name.
@@ -37,8 +41,29 @@ pub struct ObjectSet {
     pub trust: Arc<Trust>,
     /// The Cedar policies.
     pub gate: Arc<Gate>,
-    /// What is wrong, by file; each with line and field.
+    /// What is wrong, by file or object; each with line and field.
     pub problems: BTreeMap<String, Vec<String>>,
-    /// The file that each service stands in.
+    /// What each service stands in: a file, or itself as an object.
     pub files: BTreeMap<Key, String>,
+    /// `metadata.uid` of each service that is an object of a cluster.
+    pub uids: BTreeMap<Key, String>,
+}
+
+fn log_problems(set: &ObjectSet, before: Option<&ObjectSet>) {
+    for (file, problems) in &set.problems {
+        if before.is_some_and(|before| before.problems.get(file) == Some(problems)) {
+            continue;
+        }
+        for problem in problems {
+            tracing::error!(origin = %file, "{problem} (what was said here before, if it ever was good, stays in force)");
+        }
+    }
+    for (registry, problems) in &set.trust.problems {
+        if before.is_some_and(|before| before.trust.problems.get(registry) == Some(problems)) {
+            continue;
+        }
+        for problem in problems {
+            tracing::error!(%registry, "{problem}");
+        }
+    }
 }

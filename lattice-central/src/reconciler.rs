@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use lattice_policy::ExecPolicy;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
@@ -20,8 +21,10 @@ use tokio::{
 };
 
 use crate::{
+    applier::{Applier, ApplyError},
     board::{Board, BoardError, Key},
     chain::{Chain, Outcome, Stop},
+    children::Derived,
     conditions::{Holds, ServiceConditions, Step},
     images::Images,
     objects::ObjectSet,
@@ -36,6 +39,13 @@ const LAST_BACKOFF: Duration = Duration::from_secs(60);
 /// The wait before a change is tried again that the store refused.
 const STORE_BACKOFF: Duration = Duration::from_secs(2);
 
+/// Changes by others come in bursts; objects are put right after so long.
+const QUIET: Duration = Duration::from_secs(1);
+/// The wait before objects are brought to the cluster again that it refused.
+const APPLY_AGAIN: Duration = Duration::from_secs(10);
+/// Changes by others that wait to be looked at; then the watches wait.
+const CHANGES_WAITING_MAXIMUM: usize = 256;
+
 /// Keeps the board in step with the objects.
 pub struct Reconciler {
     board: Arc<Board>,
@@ -47,6 +57,10 @@ pub struct Reconciler {
     incoming: mpsc::Receiver<Report>,
     permits: Arc<Semaphore>,
     last_epoch: u64,
+    /// Where services become objects of a cluster.
+    applier: Option<Applier>,
+    /// When the objects of which service are brought there again, because somebody changed them or it failed.
+    due: BTreeMap<Key, Instant>,
 }
 
 /// A service's task.
@@ -56,21 +70,78 @@ struct Task {
     running: JoinHandle<()>,
     /// What the last run came to; shown again when only the notes change.
     conditions: Option<ServiceConditions>,
+    /// What was put into force last, for the cluster.
+    in_force: Option<Arc<InForce>>,
+    applying: Option<JoinHandle<()>>,
 }
 
-/// What a task tells of a run.
+/// A derivation that is in force at the agents.
+struct InForce {
+    derived: Derived,
+    /// What was done at ImageVerified, Authorized and Derived.
+    done: [String; 3],
+    notes: String,
+    /// The generations, for people.
+    shown: String,
+}
+
+/// What a task tells.
 struct Report {
     service: Key,
     epoch: u64,
-    outcome: Outcome,
-    /// Whether it was put into force, so that the task knows how soon to try again.
-    settled: oneshot::Sender<bool>,
+    about: About,
+    /// Told whether it was put into force, so that a chain knows how soon to try again.
+    settled: Option<oneshot::Sender<bool>>,
+}
+
+enum About {
+    /// A run of the chain.
+    Chain(Outcome),
+    /// The cluster's objects: which there are, or why not.
+    Applied(Result<String, ApplyError>),
+}
+
+impl InForce {
+    /// The chain went through; in a cluster with these objects.
+    fn ready(&self, objects: Option<&str>) -> ServiceConditions {
+        let [verified, authorized, derived] = self.done.clone();
+        let objects = objects
+            .map(|objects| format!("; objects: {objects}"))
+            .unwrap_or_default();
+        let in_force = format!("in force: {}{objects}", self.shown);
+        ServiceConditions::ready([verified, authorized, derived, in_force]).with_note(&self.notes)
+    }
+
+    /// The policies are in force, but the cluster's objects are not what they should be.
+    fn not_applied(&self, error: &ApplyError) -> ServiceConditions {
+        let in_force = format!("Agents have the policies already: {}", self.shown);
+        ServiceConditions::stopped(
+            Step::Ready,
+            Holds::False,
+            error.reason(),
+            error.to_string(),
+            &self.done,
+            &in_force,
+        )
+    }
+}
+
+/// Watches that end with it.
+struct Watches(Vec<JoinHandle<()>>);
+
+impl Drop for Watches {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        // It changes nothing by itself, so that it can be ended anywhere.
+        // It changes nothing by itself, so that it can be ended anywhere; what is applied half is applied again.
         self.running.abort();
+        if let Some(applying) = &self.applying {
+            applying.abort();
+        }
     }
 }
 
@@ -81,6 +152,7 @@ impl Reconciler {
         images: Arc<Images>,
         verify_interval: Duration,
         objects: watch::Receiver<ObjectSet>,
+        applier: Option<Applier>,
     ) -> Self {
         let (reports, incoming) = mpsc::channel(16);
         let permits = Arc::new(Semaphore::new(CHAINS_AT_A_TIME));
@@ -94,6 +166,8 @@ impl Reconciler {
             incoming,
             permits,
             last_epoch: 0,
+            applier,
+            due: BTreeMap::new(),
         }
     }
 
@@ -101,8 +175,13 @@ impl Reconciler {
     pub async fn run(mut self, mut stopping: watch::Receiver<bool>) {
         self.objects.mark_changed();
         let mut again: Option<Instant> = None;
+        // Held here as well, so that waiting for what is changed by others never ends.
+        let (changed_by_others, mut changed) = mpsc::channel(CHANGES_WAITING_MAXIMUM);
+        let watches = self.applier.as_ref().map(|applier| applier.watch(&changed_by_others));
+        let _watches = Watches(watches.unwrap_or_default());
         loop {
             let due = again;
+            let first_due = self.due.values().min().copied();
             tokio::select! {
                 () = stopped(&mut stopping) => return,
                 changed = self.objects.changed() => {
@@ -113,6 +192,13 @@ impl Reconciler {
                 }
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                     again = self.apply().await;
+                }
+                Some(service) = changed.recv() => {
+                    // Whoever changes one of them often changes several.
+                    self.due.entry(service).or_insert_with(|| Instant::now() + QUIET);
+                }
+                () = async { sleep_until(first_due.unwrap_or_else(Instant::now)).await }, if first_due.is_some() => {
+                    self.apply_due();
                 }
                 // `self` holds a sender, so that this never ends.
                 Some(report) = self.incoming.recv() => self.settle(report).await,
@@ -137,7 +223,7 @@ impl Reconciler {
         self.tasks.retain(|key, _| set.services.contains_key(key));
         for (file, problems) in &set.problems {
             let message = format!(
-                "{}. What the file said before, if it ever was good, stays in force",
+                "{}. What was said here before, if it ever was good, stays in force",
                 problems.join("; ")
             );
             self.board
@@ -194,39 +280,137 @@ impl Reconciler {
                 epoch,
                 running,
                 conditions: None,
+                in_force: None,
+                applying: None,
             },
         );
+    }
+
+    /// Brings those objects to the cluster that are due.
+    fn apply_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<Key> = self
+            .due
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for service in due {
+            self.due.remove(&service);
+            self.start_applying(&service, None);
+        }
+    }
+
+    /// Brings a service's objects to the cluster, where there is one and it was derived.
+    fn start_applying(&mut self, service: &Key, settled: Option<oneshot::Sender<bool>>) {
+        let (Some(applier), Some(task)) = (&self.applier, self.tasks.get_mut(service)) else {
+            return;
+        };
+        let Some(in_force) = task.in_force.clone() else { return };
+        let (applier, reports, permits) = (applier.clone(), self.reports.clone(), self.permits.clone());
+        let (service, epoch) = (service.clone(), task.epoch);
+        if let Some(before) = task.applying.take() {
+            before.abort();
+        }
+        task.applying = Some(tokio::spawn(async move {
+            // Never closed while a task runs.
+            let _permit = permits.acquire().await;
+            let applied = applier.apply(&in_force.derived).await;
+            let report = Report {
+                service,
+                epoch,
+                about: About::Applied(applied),
+                settled,
+            };
+            // The reconciler may have ended.
+            let _ = reports.send(report).await;
+        }));
     }
 
     async fn settle(&mut self, report: Report) {
         let Report {
             service,
             epoch,
-            outcome,
+            about,
             settled,
         } = report;
         if self.tasks.get(&service).is_none_or(|task| task.epoch != epoch) {
             return;
         }
-        let (conditions, went_through) = self.put_into_force(&service, outcome).await;
+        let (conditions, went_through) = match about {
+            About::Chain(outcome) => match self.put_into_force(&service, outcome).await {
+                Ok(in_force) => {
+                    let in_force = Arc::new(in_force);
+                    if let Some(task) = self.tasks.get_mut(&service) {
+                        task.in_force = Some(in_force.clone());
+                    }
+                    if self.applier.is_some() {
+                        // It is ready when its objects are there, too.
+                        self.due.remove(&service);
+                        self.start_applying(&service, settled);
+                        return;
+                    }
+                    (in_force.ready(None), true)
+                }
+                Err(stopped) => stopped,
+            },
+            About::Applied(applied) => {
+                let Some(in_force) = self.tasks.get(&service).and_then(|task| task.in_force.clone()) else {
+                    return;
+                };
+                match applied {
+                    Ok(objects) => (in_force.ready(Some(&objects)), true),
+                    Err(error) => {
+                        if settled.is_none() {
+                            self.due.insert(service.clone(), Instant::now() + APPLY_AGAIN);
+                        }
+                        (in_force.not_applied(&error), false)
+                    }
+                }
+            }
+        };
         let shown = conditions.clone().with_note(&note(&self.objects.borrow(), &service));
         self.board.set_conditions(service.clone(), shown).await;
         if let Some(task) = self.tasks.get_mut(&service) {
             task.conditions = Some(conditions);
         }
         // The task may have been ended meanwhile.
-        let _ = settled.send(went_through);
+        let _ = settled.map(|settled| settled.send(went_through));
     }
 
-    /// The conditions, and whether a retry is pointless.
-    async fn put_into_force(&self, service: &Key, outcome: Outcome) -> (ServiceConditions, bool) {
+    /// What is in force; else the conditions, and whether a retry is pointless.
+    async fn put_into_force(&self, service: &Key, outcome: Outcome) -> Result<InForce, (ServiceConditions, bool)> {
         match outcome {
-            Outcome::Derived { policies, done, notes } => match self.board.set_derived(service, policies).await {
+            Outcome::Derived {
+                policies,
+                images,
+                done,
+                notes,
+            } => match self.board.set_derived(service, policies.clone()).await {
                 Ok(generations) => {
-                    let [verified, authorized, derived] = done;
-                    let in_force = format!("in force: {}", shown(&generations));
-                    let ready = ServiceConditions::ready([verified, authorized, derived, in_force]);
-                    (ready.with_note(&notes.join(". ")), true)
+                    let policies = policies.into_iter().map(|policy| ExecPolicy {
+                        generation: generations.get(&policy.name).copied().unwrap_or_default(),
+                        ..policy
+                    });
+                    let policies = policies.collect();
+                    let shown = shown(&generations);
+                    let set = self.objects.borrow();
+                    let task = self.tasks.get(service);
+                    let Some(object) = task.map(|task| task.chain.service.as_ref().clone()) else {
+                        let conditions = ServiceConditions::unreadable("the service is gone".to_owned());
+                        return Err((conditions, true));
+                    };
+                    Ok(InForce {
+                        derived: Derived {
+                            service: object,
+                            uid: set.uids.get(service).cloned().unwrap_or_default(),
+                            images,
+                            policies,
+                        },
+                        done,
+                        notes: notes.join(". "),
+                        shown,
+                    })
                 }
                 Err(error) => {
                     let reason = if matches!(error, BoardError::Store(_)) {
@@ -243,7 +427,7 @@ impl Reconciler {
                         &done,
                         &in_force,
                     );
-                    (conditions, false)
+                    Err((conditions, false))
                 }
             },
             Outcome::Stopped(stop) => {
@@ -256,10 +440,10 @@ impl Reconciler {
                     message,
                     done,
                 } = stop;
-                (
+                Err((
                     ServiceConditions::stopped(step, holds, reason, message, &done, &in_force),
                     settled,
-                )
+                ))
             }
         }
     }
@@ -295,8 +479,8 @@ async fn repeat(
             .send(Report {
                 service: service.clone(),
                 epoch,
-                outcome,
-                settled,
+                about: About::Chain(outcome),
+                settled: Some(settled),
             })
             .await
             .is_err()

@@ -1,7 +1,7 @@
 //! Settings: every one a flag, the same keys in a TOML file, flags win.
 
 use std::{
-    fs,
+    fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 /// The central service of Lattice: verifies signed images, asks Cedar, derives what may start, and hands it to the agents.
 ///
-/// With --local it reads TrustPolicy, LatticeService, ExecPolicy, Secret (*.yaml) and Cedar policies (*.cedar) from a
-/// directory and watches them; whatever is malformed is named, and the last good state stays in force.
+/// With --local it reads TrustPolicy, LatticeService, ExecPolicy, Secret, CedarPolicy (*.yaml) and Cedar policies (*.cedar)
+/// from a directory and watches them; with --kubernetes it watches the same kinds at an API server, and writes to their
+/// status. Whatever is malformed is named, and the last good state stays in force.
 ///
 /// Agents and latticectl connect by gRPC with client certificates: `<node>.node.lattice` makes an agent's,
 /// `operator.lattice` an operator's. `lattice-central init-tls` makes them for use on one machine.
@@ -65,6 +66,13 @@ pub struct ServeArguments {
     /// Directory with the objects: *.yaml, *.yml, *.json and *.cedar, not below it.
     #[arg(long, value_name = "DIR")]
     pub local: Option<PathBuf>,
+    /// Take the objects from the API server of this pod's cluster, or of --kubeconfig.
+    #[arg(long, conflicts_with = "local")]
+    #[serde(default)]
+    pub kubernetes: bool,
+    /// The API server and how to speak to it, for where central does not run in a pod; says --kubernetes too.
+    #[arg(long, value_name = "FILE", conflicts_with = "local")]
+    pub kubeconfig: Option<PathBuf>,
     /// Address for agents and latticectl [default: 127.0.0.1:7443].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
@@ -95,11 +103,33 @@ pub struct ServeArguments {
     pub log: Option<String>,
 }
 
+/// Where the objects are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectsFrom {
+    /// In the files of a directory.
+    Directory(PathBuf),
+    /// At an API server.
+    Cluster {
+        /// Which one and how; `None` in a pod.
+        kubeconfig: Option<PathBuf>,
+    },
+}
+
+impl fmt::Display for ObjectsFrom {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(formatter, "{}", path.display()),
+            Self::Cluster { kubeconfig: Some(path) } => write!(formatter, "API server of {}", path.display()),
+            Self::Cluster { kubeconfig: None } => formatter.write_str("API server"),
+        }
+    }
+}
+
 /// Settings after defaults; nothing in them needs a second look.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Directory with the objects.
-    pub local: PathBuf,
+    /// Where the objects are.
+    pub objects: ObjectsFrom,
     /// Where to listen.
     pub listen: SocketAddr,
     /// Directory for the store.
@@ -157,8 +187,14 @@ pub enum SettingsError {
         most: u64,
     },
     /// No source of objects.
-    #[error("--local DIR is missing: the directory with the TrustPolicy, LatticeService, Secret and *.cedar files")]
-    NoLocal,
+    #[error(
+        "--local DIR is missing: the directory with the TrustPolicy, LatticeService, Secret and *.cedar files; or --kubernetes, to take \
+         them from an API server"
+    )]
+    NoObjects,
+    /// Two sources of objects.
+    #[error("--local and --kubernetes (or --kubeconfig) are both set, also counting the configuration file; keep one")]
+    TwoSources,
 }
 
 impl ServeArguments {
@@ -176,8 +212,11 @@ impl ServeArguments {
         if plain_http_registries.is_empty() {
             plain_http_registries = file.plain_http_registry;
         }
+        // A flag says whence, whatever the file does.
+        let own = objects_from(self.local, self.kubernetes, self.kubeconfig)?;
+        let of_file = objects_from(file.local, file.kubernetes, file.kubeconfig)?;
         Ok(Settings {
-            local: self.local.or(file.local).ok_or(SettingsError::NoLocal)?,
+            objects: own.or(of_file).ok_or(SettingsError::NoObjects)?,
             listen: self
                 .listen
                 .or(file.listen)
@@ -203,6 +242,19 @@ impl ServeArguments {
             drain: Duration::from_secs(self.drain_seconds.or(file.drain_seconds).unwrap_or(5)),
             log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         })
+    }
+}
+
+fn objects_from(
+    local: Option<PathBuf>,
+    is_kubernetes: bool,
+    kubeconfig: Option<PathBuf>,
+) -> Result<Option<ObjectsFrom>, SettingsError> {
+    match (local, is_kubernetes || kubeconfig.is_some()) {
+        (Some(_), true) => Err(SettingsError::TwoSources),
+        (Some(path), false) => Ok(Some(ObjectsFrom::Directory(path))),
+        (None, true) => Ok(Some(ObjectsFrom::Cluster { kubeconfig })),
+        (None, false) => Ok(None),
     }
 }
 
@@ -273,7 +325,7 @@ mod tests {
         let file =
             "local = \"/objects\"\nlisten = \"127.0.0.1:1\"\nplain-http-registry = [\"a:1\"]\nverify-seconds = 7\n";
         let settings = resolve(file, &["--listen", "127.0.0.1:2"]).unwrap();
-        assert_eq!(settings.local, Path::new("/objects"));
+        assert_eq!(settings.objects, ObjectsFrom::Directory("/objects".into()));
         assert_eq!(settings.listen.port(), 2);
         assert_eq!(settings.plain_http_registries, ["a:1"]);
         assert_eq!(settings.verify_interval, Duration::from_secs(7));
@@ -308,5 +360,23 @@ mod tests {
             "verify-seconds = 0 is not between 1 and 86400",
         );
         assert!(resolve("", &[]).unwrap_err().contains("--local DIR is missing"));
+        let both = resolve("local = \"/o\"\nkubernetes = true\n", &[]).unwrap_err();
+        assert!(both.contains("both set"), "{both}");
+    }
+
+    #[test]
+    fn objects_come_from_one_place_and_flags_win() {
+        let from = |file: &str, flags: &[&str]| resolve(file, flags).unwrap().objects;
+        let in_a_pod = ObjectsFrom::Cluster { kubeconfig: None };
+        assert_eq!(from("kubernetes = true\n", &[]), in_a_pod);
+        assert_eq!(from("local = \"/o\"\n", &["--kubernetes"]), in_a_pod);
+        assert_eq!(
+            from("kubernetes = true\n", &["--local", "/o"]),
+            ObjectsFrom::Directory("/o".into())
+        );
+        let kubeconfig = Some("/k".into());
+        assert_eq!(from("", &["--kubeconfig", "/k"]), ObjectsFrom::Cluster { kubeconfig });
+        let error = resolve("", &["--local", "/o", "--kubernetes"]).unwrap_err();
+        assert!(error.contains("cannot be used with"), "{error}");
     }
 }

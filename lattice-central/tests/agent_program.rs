@@ -177,7 +177,7 @@ async fn wait_for_events(place: &Place, count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_starts_without_central_enforces_what_it_kept_and_tells_it_later() {
     let (place, node) = (Place::new(), Node::new());
-    fs::write(place.settings.local.join("policy.yaml"), POLICY).unwrap();
+    fs::write(place.objects().join("policy.yaml"), POLICY).unwrap();
     let address = free_address();
     let url = format!("https://localhost:{}", address.port());
 
@@ -258,7 +258,7 @@ fn deny(kill_running: bool, reason: &str) -> wire::DenyRequest {
 async fn a_denial_reaches_the_kernel_at_once_and_outlives_central_and_the_agent() {
     let (place, node) = (Place::new(), Node::new());
     let monitor = POLICY.replace("mode: enforce", "mode: monitor");
-    fs::write(place.settings.local.join("policy.yaml"), monitor).unwrap();
+    fs::write(place.objects().join("policy.yaml"), monitor).unwrap();
     let address = free_address();
     let url = format!("https://localhost:{}", address.port());
     let program = Program::start(&place, address);
@@ -372,7 +372,7 @@ fn kept(place: &Place) -> (Vec<u64>, Vec<(u64, u64)>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn through_a_long_outage_every_violation_arrives_once_and_in_order() {
     let (place, node) = (Place::new(), Node::new());
-    fs::write(place.settings.local.join("policy.yaml"), POLICY).unwrap();
+    fs::write(place.objects().join("policy.yaml"), POLICY).unwrap();
     let address = free_address();
     let url = format!("https://localhost:{}", address.port());
     let program = Program::start(&place, address);

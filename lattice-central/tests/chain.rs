@@ -67,7 +67,7 @@ impl World {
     }
 
     fn write(&self, file: &str, text: &str) {
-        fs::write(self.place.settings.local.join(file), text).unwrap();
+        fs::write(self.place.objects().join(file), text).unwrap();
     }
 
     fn write_service(&self, image: &str, probe: &str) {
@@ -205,7 +205,7 @@ async fn a_signed_image_becomes_a_policy_and_follows_its_specification() {
     assert_eq!((paths(&set).len(), set.policies[0].generation), (3, 3));
 
     // The service goes away, and its policy with it.
-    fs::remove_file(world.place.settings.local.join("service.yaml")).unwrap();
+    fs::remove_file(world.place.objects().join("service.yaml")).unwrap();
     assert_eq!(agent.policies().await.policies, []);
 }
 

@@ -86,7 +86,7 @@ async fn killed_at_any_moment_nothing_acknowledged_is_lost_and_nothing_is_stored
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_are_served_and_the_last_good_state_stays_in_force() {
     let place = Place::new();
-    let file = place.settings.local.join("policy.yaml");
+    let file = place.objects().join("policy.yaml");
     fs::write(&file, document("server", "/app/server")).unwrap();
     let program = Program::start(&place, free_address());
     let mut agent = Agent::connect(&place, program.address, NODES[0]).await;
@@ -205,7 +205,7 @@ fn run(arguments: &[&str]) -> Output {
 fn what_cannot_start_says_why_and_what_to_do() {
     let place = Place::new();
     let path = |path: &Path| path.to_str().unwrap().to_owned();
-    let (local, state) = (path(&place.settings.local), path(&place.settings.state));
+    let (local, state) = (path(&place.objects()), path(&place.settings.state));
     refused(&run(&["--no-such-flag"]), 64, "--no-such-flag");
     refused(&run(&[]), 64, "--local DIR is missing");
     let config = place.directory.path().join("central.toml");

@@ -142,6 +142,9 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "FILE")]
         program: Option<PathBuf>,
     },
+    /// Custom resource definitions of Lattice's kinds, for a cluster
+    #[command(after_help = "Example:\n  latticectl crds | kubectl apply --server-side -f -")]
+    Crds,
     /// Completions for a shell
     #[command(after_help = "Example:\n  latticectl completion bash > /etc/bash_completion.d/latticectl")]
     Completion {

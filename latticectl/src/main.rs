@@ -56,6 +56,7 @@ fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     // What needs nobody else comes first.
     match &arguments.verb {
         Verb::Completion { shell } => return verb::completion::run(*shell),
+        Verb::Crds => return verb::crds::run(),
         Verb::Policy {
             verb: arguments::PolicyVerb::Check { files },
         } => return verb::policy_check::run(files, output),

@@ -1,6 +1,7 @@
 //! What each verb asks, and how its answer is shown.
 
 pub(crate) mod completion;
+pub(crate) mod crds;
 mod deny;
 mod doctor;
 mod events;
@@ -67,6 +68,7 @@ async fn ask(verb: &Verb, connection: &mut Connection, output: &mut Output) -> R
             verb: ServiceVerb::List { namespace },
         } => service_list::run(connection, output, namespace.as_deref()).await,
         Verb::Completion { shell } => completion::run(*shell),
+        Verb::Crds => crds::run(),
         Verb::Doctor { .. } => Ok(()),
     }
 }

@@ -8,7 +8,11 @@ use anyhow::Result;
 use crate::{build, process};
 
 /// Package and test that owns generated code.
-const GENERATORS: [(&str, &str); 2] = [("lattice-api", "generated"), ("lattice-agent", "containerd_generated")];
+const GENERATORS: [(&str, &str); 3] = [
+    ("lattice-api", "generated"),
+    ("lattice-api", "crds"),
+    ("lattice-agent", "containerd_generated"),
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {}

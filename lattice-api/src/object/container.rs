@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use lattice_policy::document::{Field, Value};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -11,12 +12,14 @@ use super::{
 };
 
 /// A container of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Container {
     /// Name, unique in the service.
+    #[schemars(length(max = 63), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub name: String,
     /// The image, by digest unless a Cedar policy permits tags.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^[!-~]+$"))]
     pub image: String,
     /// Replaces the image's ENTRYPOINT where it is not empty, and its CMD with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -26,6 +29,7 @@ pub struct Container {
     pub args: Vec<String>,
     /// Replaces the image's WORKDIR.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^/"))]
     pub working_dir: Option<String>,
     /// Environment variables.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -53,11 +57,12 @@ pub struct Container {
     pub lifecycle: Option<Lifecycle>,
     /// `Always` makes an init container a sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["Always"]))]
     pub restart_policy: Option<String>,
 }
 
 /// A port that a container listens on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ContainerPort {
     /// Number.
@@ -67,23 +72,31 @@ pub struct ContainerPort {
     pub name: Option<String>,
     /// TCP, UDP or SCTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["TCP", "UDP", "SCTP"]))]
     pub protocol: Option<String>,
 }
 
 /// What a container needs and may take, as Kubernetes quantities.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResourceRequirements {
     /// What it needs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, String>,
     /// What it may take.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities")]
     pub limits: BTreeMap<String, String>,
 }
 
+/// The API server takes whole numbers and strings.
+fn quantities(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "additionalProperties": {"x-kubernetes-int-or-string": true}})
+}
+
 /// Where a volume lies in a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VolumeMount {
     /// Name of the volume.

@@ -1,13 +1,20 @@
 //! A container's environment variables, as Kubernetes names their parts.
 
 use lattice_policy::document::Field;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::container::owned_text;
+use super::{container::owned_text, exactly_one_of};
+
+const SOURCES: [&str; 4] = ["configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef"];
 
 /// One environment variable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!(has(self.value) && has(self.valueFrom))",
+    "message": "a variable has a value or comes from somewhere, not both",
+}]))]
 pub struct EnvVar {
     /// Name.
     pub name: String,
@@ -20,8 +27,9 @@ pub struct EnvVar {
 }
 
 /// Where a variable's value comes from: exactly one of these.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [exactly_one_of(&SOURCES)]))]
 pub struct EnvVarSource {
     /// A key of a ConfigMap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +46,7 @@ pub struct EnvVarSource {
 }
 
 /// A key of a ConfigMap or Secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeySelector {
     /// Name of the object.
@@ -51,7 +59,7 @@ pub struct KeySelector {
 }
 
 /// A field of the pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectFieldSelector {
     /// The field, like `metadata.name`.
@@ -62,7 +70,7 @@ pub struct ObjectFieldSelector {
 }
 
 /// A resource of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResourceFieldSelector {
     /// The resource, like `limits.cpu`.
@@ -105,13 +113,12 @@ fn read_source(field: &Field<'_>) -> Option<EnvVarSource> {
         field_ref: read_field_selector(&object.field("fieldRef")),
         resource_field_ref: read_resource_selector(&object.field("resourceFieldRef")),
     };
-    let names = ["configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef"];
-    let count = names.iter().filter(|name| object.field(name).is_present()).count();
+    let count = SOURCES.iter().filter(|name| object.field(name).is_present()).count();
     if count != 1 {
         field.report(
             None,
             format!("{count} sources stand here"),
-            &format!("Name exactly one of {}.", names.join(", ")),
+            &format!("Name exactly one of {}.", SOURCES.join(", ")),
         );
     }
     object.finish();

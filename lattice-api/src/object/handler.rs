@@ -1,10 +1,13 @@
 //! Probes and lifecycle hooks, as Kubernetes names their parts. An `exec` one starts a program in the container, so it decides
 //! what is derived.
 
+use std::borrow::Cow;
+
 use lattice_policy::document::{Field, Object, Value};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::container::owned_text;
+use super::{container::owned_text, exactly_one_of};
 
 /// What a probe or hook does: exactly one of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,15 +26,16 @@ pub enum Handler {
 }
 
 /// Runs a program in the container; there is no shell unless the command names one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExecAction {
     /// Program and arguments.
+    #[schemars(length(min = 1))]
     pub command: Vec<String>,
 }
 
 /// Asks by HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpGetAction {
     /// Path to ask for.
@@ -44,6 +48,7 @@ pub struct HttpGetAction {
     pub host: Option<String>,
     /// HTTP or HTTPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["HTTP", "HTTPS"]))]
     pub scheme: Option<String>,
     /// Headers to send.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -51,7 +56,7 @@ pub struct HttpGetAction {
 }
 
 /// A header of an HTTP request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpHeader {
     /// Name.
@@ -61,7 +66,7 @@ pub struct HttpHeader {
 }
 
 /// Opens a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpSocketAction {
     /// Port, by number or by name.
@@ -72,7 +77,7 @@ pub struct TcpSocketAction {
 }
 
 /// Asks gRPC's health service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GrpcAction {
     /// Port.
@@ -83,7 +88,7 @@ pub struct GrpcAction {
 }
 
 /// Waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SleepAction {
     /// How long.
@@ -100,12 +105,26 @@ pub enum Port {
     Name(String),
 }
 
+impl JsonSchema for Port {
+    fn schema_name() -> Cow<'static, str> {
+        "Port".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "By number, or by the name that the container gives it.",
+            "x-kubernetes-int-or-string": true,
+        })
+    }
+}
+
 /// A probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
     /// What it does.
     #[serde(flatten)]
+    #[schemars(with = "ProbeAction")]
     pub handler: Handler,
     /// Seconds before the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,14 +147,16 @@ pub struct Probe {
 }
 
 /// What happens after a container's start and before its end.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Lifecycle {
     /// After the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<HookAction>")]
     pub post_start: Option<Handler>,
     /// Before the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<HookAction>")]
     pub pre_stop: Option<Handler>,
     /// The signal that ends the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,6 +165,51 @@ pub struct Lifecycle {
 
 const PROBE_HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
 const HOOK_HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "sleep"];
+
+/// The form of a probe's [`Handler`].
+struct ProbeAction;
+
+/// The form of a hook's [`Handler`].
+struct HookAction;
+
+impl JsonSchema for ProbeAction {
+    fn schema_name() -> Cow<'static, str> {
+        "ProbeAction".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        handler_schema(generator, &PROBE_HANDLERS)
+    }
+}
+
+impl JsonSchema for HookAction {
+    fn schema_name() -> Cow<'static, str> {
+        "HookAction".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        handler_schema(generator, &HOOK_HANDLERS)
+    }
+}
+
+fn handler_schema(generator: &mut SchemaGenerator, names: &[&'static str]) -> Schema {
+    let mut properties = serde_json::Map::new();
+    for &name in names {
+        let schema = match name {
+            "exec" => generator.subschema_for::<ExecAction>(),
+            "httpGet" => generator.subschema_for::<HttpGetAction>(),
+            "tcpSocket" => generator.subschema_for::<TcpSocketAction>(),
+            "grpc" => generator.subschema_for::<GrpcAction>(),
+            _ => generator.subschema_for::<SleepAction>(),
+        };
+        properties.insert(name.to_owned(), schema.into());
+    }
+    json_schema!({
+        "type": "object",
+        "properties": properties,
+        "x-kubernetes-validations": [exactly_one_of(names)],
+    })
+}
 
 pub(super) fn read_probe(field: &Field<'_>) -> Option<Probe> {
     let object = field.object()?;

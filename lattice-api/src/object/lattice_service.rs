@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt};
 
 use lattice_policy::document::{Field, Findings, Node, Object, Scoping};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -10,6 +11,10 @@ use super::{
     read_whole,
 };
 
+/// A service has at most so many containers, and at most so many init containers.
+const MAX_CONTAINERS: usize = 64;
+/// A service has at most so many secrets.
+const MAX_SECRETS: usize = 256;
 /// A service has at most so many replicas.
 const MAX_REPLICAS: u32 = 100_000;
 
@@ -25,25 +30,39 @@ pub struct LatticeService {
 }
 
 /// What a LatticeService says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "self.containers.all(c, !has(self.initContainers) || !self.initContainers.exists(i, i.name == c.name))",
+        "message": "a container and an init container have the same name",
+    },
+    {
+        "rule": "self.containers.all(c, !has(c.restartPolicy))",
+        "message": "only an init container has a restart policy of its own",
+    },
+]))]
 pub struct LatticeServiceSpec {
     /// Which rules hold for it.
     pub environment: Environment,
     /// How many pods; 1 where the document does not say.
+    #[schemars(default = "one_replica", range(max = 100_000))]
     pub replicas: u32,
     /// At least one.
+    #[schemars(length(min = 1, max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub containers: Vec<Container>,
     /// Run before the others, each to its end unless it is a sidecar.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub init_containers: Vec<Container>,
     /// Secrets that come from outside the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub secrets: Vec<ServiceSecret>,
 }
 
 /// Which rules hold for a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Environment {
     /// Where it is made.
@@ -55,7 +74,7 @@ pub enum Environment {
 }
 
 /// A secret that comes from outside the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceSecret {
     /// Name in the service.
@@ -65,13 +84,17 @@ pub struct ServiceSecret {
 }
 
 /// A key of a secret store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExternalRef {
     /// Name of the store.
     pub store: String,
     /// Key in it.
     pub key: String,
+}
+
+fn one_replica() -> u32 {
+    1
 }
 
 impl Environment {
@@ -123,7 +146,10 @@ fn read_spec(spec: Object<'_>) -> Option<LatticeServiceSpec> {
     if containers_field.is_present() && container_fields.is_empty() {
         containers_field.report(None, "a service has at least one container", "Add one.");
     }
-    let init_fields = spec.field("initContainers").items();
+    check_count(&containers_field, MAX_CONTAINERS);
+    let init_field = spec.field("initContainers");
+    check_count(&init_field, MAX_CONTAINERS);
+    let init_fields = init_field.items();
     let containers: Vec<_> = container_fields
         .iter()
         .map(|field| read_container(field, Place::Main))
@@ -134,8 +160,20 @@ fn read_spec(spec: Object<'_>) -> Option<LatticeServiceSpec> {
         .collect();
     let all_fields = container_fields.iter().chain(&init_fields);
     check_names(all_fields.zip(containers.iter().chain(&init_containers)));
-    let secret_fields = spec.field("secrets").items();
-    let secrets = secret_fields.iter().filter_map(read_secret).collect();
+    let secrets_field = spec.field("secrets");
+    check_count(&secrets_field, MAX_SECRETS);
+    let mut secrets: Vec<ServiceSecret> = Vec::new();
+    for field in secrets_field.items().iter().take(MAX_SECRETS) {
+        let Some(secret) = read_secret(field) else { continue };
+        if secrets.iter().any(|earlier| earlier.name == secret.name) {
+            field.report(
+                Some(&secret.name),
+                "another secret has the same name",
+                "Rename one of the two.",
+            );
+        }
+        secrets.push(secret);
+    }
     spec.finish();
     Some(LatticeServiceSpec {
         environment: environment?,
@@ -144,6 +182,14 @@ fn read_spec(spec: Object<'_>) -> Option<LatticeServiceSpec> {
         init_containers: init_containers.into_iter().collect::<Option<_>>()?,
         secrets,
     })
+}
+
+fn check_count(field: &Field<'_>, most: usize) {
+    let count = field.items().len();
+    if count > most {
+        let message = format!("the list has {count} items, more than the {most} that a service may have");
+        field.report(None, message, "Make the list shorter.");
+    }
 }
 
 /// A pod's containers share one space of names.

@@ -1,9 +1,10 @@
 //! TrustPolicy: whose signatures count for the images of a registry. Cluster-scoped.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use lattice_policy::document::{Findings, Node, Scoping};
 use lattice_policy::validity::check_object_name;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::read_whole;
@@ -18,17 +19,21 @@ pub struct TrustPolicy {
 }
 
 /// What a TrustPolicy says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrustPolicySpec {
     /// The registry as `host` or `host:port`.
+    #[schemars(
+        length(max = 261),
+        regex(pattern = r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?$")
+    )]
     pub registry: String,
     /// Signatures in cosign's format.
     pub cosign: Cosign,
 }
 
 /// How cosign signatures are checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Cosign {
     /// The key that must have signed.
@@ -36,7 +41,7 @@ pub struct Cosign {
 }
 
 /// Where a public key is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PublicKey {
     /// The Secret that holds it: under `cosign.pub`, or as its only key.
@@ -51,6 +56,21 @@ pub struct SecretReference {
     pub namespace: String,
     /// Name of the Secret.
     pub name: String,
+}
+
+impl JsonSchema for SecretReference {
+    fn schema_name() -> Cow<'static, str> {
+        "SecretReference".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A Secret as `namespace/name`.",
+            "type": "string",
+            "maxLength": 317,
+            "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
+        })
+    }
 }
 
 /// The text is not `namespace/name`.

@@ -5,25 +5,22 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use lattice_api::object::{Object, Secret, read_objects};
+use lattice_api::object::{Object, read_objects};
 use sha2::{Digest, Sha256};
 
-use super::{ObjectSet, last_good::LastGood, trust::Trust};
-use crate::{
-    board::Key,
-    gate::{Gate, PolicySource},
+use super::{
+    ObjectSet,
+    gates::{self, Gates},
+    last_good::LastGood,
+    parts::Parts,
 };
 
 /// A larger file is refused before it is read.
 const FILE_BYTES_MAXIMUM: u64 = 4 * 1024 * 1024;
 /// More files than this are not what the directory is for.
 const FILES_MAXIMUM: usize = 4_096;
-
-/// The Cedar policies are kept together, since only the set as a whole was good; no file of objects has such a name.
-const POLICIES_KEPT_AS: &str = "policies.cedar";
 
 /// One file of objects.
 #[derive(Default)]
@@ -40,11 +37,7 @@ pub struct DirectoryReader {
     directory: PathBuf,
     last_good: LastGood,
     files: BTreeMap<String, ObjectFile>,
-    /// `None` before the first look: then no policies is a change too, from those that were kept.
-    policies: Option<BTreeMap<String, String>>,
-    unreadable_policies: BTreeMap<String, String>,
-    gate: Arc<Gate>,
-    gate_problems: BTreeMap<String, Vec<String>>,
+    gates: Gates,
     directory_problem: Option<String>,
 }
 
@@ -57,18 +50,12 @@ impl DirectoryReader {
     pub fn open(directory: &Path, last_good: &Path) -> io::Result<Self> {
         fs::read_dir(directory)?;
         let last_good = LastGood::open(last_good)?;
-        let kept: Option<BTreeMap<String, String>> = last_good
-            .read(POLICIES_KEPT_AS)
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let gate = Gate::read(&sources(&kept.unwrap_or_default())).unwrap_or_default();
+        let gates = Gates::of_before(&last_good);
         Ok(Self {
             directory: directory.to_owned(),
             last_good,
             files: BTreeMap::new(),
-            policies: None,
-            unreadable_policies: BTreeMap::new(),
-            gate: Arc::new(gate),
-            gate_problems: BTreeMap::new(),
+            gates,
             directory_problem: None,
         })
     }
@@ -127,7 +114,7 @@ impl DirectoryReader {
         let before = self.files.len();
         self.files.retain(|name, _| names.contains(name));
         self.last_good
-            .retain(|name| name == POLICIES_KEPT_AS || names.iter().any(|listed| listed == name));
+            .retain(|name| name == gates::KEPT_AS || names.iter().any(|listed| listed == name));
         let mut changed = self.files.len() != before;
         for name in names {
             if !self.files.contains_key(name) {
@@ -182,6 +169,7 @@ impl DirectoryReader {
         changed
     }
 
+    /// Those of the *.cedar files, and those of the objects that are good.
     fn scan_policies(&mut self, names: &[String]) -> bool {
         let mut texts = BTreeMap::new();
         let mut unreadable = BTreeMap::new();
@@ -200,98 +188,30 @@ impl DirectoryReader {
                 Err(problem) => drop(unreadable.insert(name.clone(), problem)),
             }
         }
-        if self.policies.as_ref() == Some(&texts) && unreadable == self.unreadable_policies {
-            return false;
-        }
-        let sources = sources(&texts);
-        (self.policies, self.unreadable_policies) = (Some(texts), unreadable);
-        self.gate_problems.clear();
-        for (file, problem) in &self.unreadable_policies {
-            self.gate_problems
-                .entry(file.clone())
-                .or_default()
-                .push(format!("{file}: cannot read it: {problem}"));
-        }
-        match Gate::read(&sources) {
-            // Half a set of rules is another set of rules: a file that cannot be read may hold the forbid.
-            Ok(gate) if self.unreadable_policies.is_empty() => {
-                self.gate = Arc::new(gate);
-                // A map of strings has no value that JSON lacks.
-                let kept = serde_json::to_vec(&self.policies).unwrap_or_default();
-                self.last_good.keep(POLICIES_KEPT_AS, &kept);
-            }
-            Ok(_) => {}
-            Err(problems) => {
-                for problem in problems {
-                    self.gate_problems
-                        .entry(problem.file.clone())
-                        .or_default()
-                        .push(problem.to_string());
-                }
+        for object in self.files.values().flat_map(|file| &file.objects) {
+            if let Object::CedarPolicy(policy) = object {
+                // Of one name the first counts, as with every kind.
+                texts
+                    .entry(format!("CedarPolicy {}", policy.name))
+                    .or_insert_with(|| policy.spec.policies.clone());
             }
         }
-        true
+        self.gates.take(texts, unreadable, &self.last_good)
     }
 
     /// Everything that the directory says, as far as it is good.
     pub fn objects(&self) -> ObjectSet {
-        let mut set = ObjectSet {
-            services: BTreeMap::new(),
-            documents: BTreeMap::new(),
-            trust: Arc::default(),
-            gate: self.gate.clone(),
-            problems: self.gate_problems.clone(),
-            files: BTreeMap::new(),
-        };
-        if let Some(problem) = &self.directory_problem {
-            set.problems
-                .insert(self.directory.display().to_string(), vec![problem.clone()]);
-        }
-        let mut trust_policies = BTreeMap::new();
-        let mut secrets: BTreeMap<Key, &Secret> = BTreeMap::new();
-        let mut first_files: BTreeMap<(&str, &str, &str), &str> = BTreeMap::new();
+        let mut parts = Parts::new(&self.gates);
+        let directory = self.directory.display().to_string();
+        parts.problems(&directory, self.directory_problem.clone());
         for (file_name, file) in &self.files {
-            let mut problems = file.problems.clone();
+            parts.problems(file_name, file.problems.iter().cloned());
             for object in &file.objects {
-                let identity = (object.kind(), object.namespace(), object.name());
-                if let Some(first) = first_files.get(&identity) {
-                    let (kind, namespace, name) = identity;
-                    problems.push(format!(
-                        "{file_name}: {kind} {namespace}/{name} is in {first} already, which counts; remove one of them"
-                    ));
-                    continue;
-                }
-                first_files.insert(identity, file_name);
-                let key = (object.namespace().to_owned(), object.name().to_owned());
-                match object {
-                    Object::ExecPolicy(policy) => drop(set.documents.insert(key, policy.clone())),
-                    // A file with one is refused above.
-                    Object::TracingPolicy(_) => {}
-                    Object::LatticeService(service) => {
-                        set.files.insert(key.clone(), file_name.clone());
-                        set.services.insert(key, Arc::new(service.clone()));
-                    }
-                    Object::TrustPolicy(policy) => drop(trust_policies.insert(&policy.name, policy)),
-                    Object::Secret(secret) => drop(secrets.insert(key, secret)),
-                }
-            }
-            if !problems.is_empty() {
-                set.problems.entry(file_name.clone()).or_default().extend(problems);
+                parts.add(file_name, object);
             }
         }
-        set.trust = Arc::new(Trust::new(trust_policies.into_values(), &secrets));
-        set
+        parts.into_set()
     }
-}
-
-fn sources(texts: &BTreeMap<String, String>) -> Vec<PolicySource> {
-    texts
-        .iter()
-        .map(|(file, text)| PolicySource {
-            file: file.clone(),
-            text: text.clone(),
-        })
-        .collect()
 }
 
 /// The file's bytes; `None` where it is gone or no file.

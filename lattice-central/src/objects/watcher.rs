@@ -11,7 +11,7 @@ use notify::{
 };
 use tokio::sync::watch;
 
-use super::{DirectoryReader, ObjectSet};
+use super::{DirectoryReader, ObjectSet, log_problems};
 
 /// A look without a reason: events get lost, and a directory that was replaced sends none.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
@@ -76,23 +76,4 @@ fn run(mut reader: DirectoryReader, sender: &watch::Sender<ObjectSet>) {
 fn wait_for_quiet(incoming: &mpsc::Receiver<()>) {
     let end = Instant::now() + QUIET_AT_MOST;
     while Instant::now() < end && incoming.recv_timeout(QUIET).is_ok() {}
-}
-
-fn log_problems(set: &ObjectSet, before: Option<&ObjectSet>) {
-    for (file, problems) in &set.problems {
-        if before.is_some_and(|before| before.problems.get(file) == Some(problems)) {
-            continue;
-        }
-        for problem in problems {
-            tracing::error!(%file, "{problem} (what this file said before, if it ever was good, stays in force)");
-        }
-    }
-    for (registry, problems) in &set.trust.problems {
-        if before.is_some_and(|before| before.trust.problems.get(registry) == Some(problems)) {
-            continue;
-        }
-        for problem in problems {
-            tracing::error!(%registry, "{problem}");
-        }
-    }
 }

@@ -22,7 +22,7 @@ use lattice_central::{
     init_tls::{TlsRequest, init_tls},
     nodes::Nodes,
     server::{BoundServer, Counters, Shared},
-    settings::Settings,
+    settings::{ObjectsFrom, Settings},
     standings::Standings,
     store::Store,
 };
@@ -63,7 +63,7 @@ impl Place {
         let local = directory.path().join("objects");
         fs::create_dir(&local).unwrap();
         let settings = Settings {
-            local,
+            objects: ObjectsFrom::Directory(local),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             state: directory.path().join("state"),
             tls_cert: tls.join("server.crt"),
@@ -76,6 +76,10 @@ impl Place {
         };
         fs::create_dir(&settings.state).unwrap();
         Self { directory, settings }
+    }
+
+    pub fn objects(&self) -> PathBuf {
+        self.directory.path().join("objects")
     }
 
     pub fn tls(&self) -> PathBuf {

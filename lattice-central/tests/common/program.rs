@@ -32,7 +32,7 @@ pub fn command(place: &Place, address: SocketAddr) -> Command {
     let settings = &place.settings;
     command
         .arg("--local")
-        .arg(&settings.local)
+        .arg(place.objects())
         .arg("--state")
         .arg(&settings.state)
         .args(["--listen", &address.to_string(), "--drain-seconds", "2"])

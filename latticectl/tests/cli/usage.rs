@@ -88,6 +88,23 @@ fn completions_name_the_verbs() {
     }
 }
 
+#[test]
+fn the_definitions_are_those_of_the_checkout() {
+    let shown = run(&["crds"]);
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""));
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let committed: String = files
+        .iter()
+        .map(|file| format!("---\n{}", std::fs::read_to_string(file).unwrap()))
+        .collect();
+    assert_eq!(shown.stdout, committed);
+}
+
 const ALL_KINDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lattice-api/tests/all_kinds.yaml");
 const EVERY_FIELD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lattice-policy/tests/every_field.yaml");
 

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 
 const TRUST: &str = "apiVersion: lattice.dev/v1alpha1
@@ -311,4 +313,30 @@ fn a_restart_while_files_are_broken_takes_nothing_away() {
     fs::remove_file(fixture.directory.path().join("gates.cedar")).unwrap();
     assert!(!permits(&fixture.restart()));
     assert!(!permits(&fixture.restart()));
+}
+
+#[test]
+fn rules_may_stand_in_an_object() {
+    let mut fixture = Fixture::new();
+    let object = |policies: &str| {
+        let text: String = policies.lines().map(|line| format!("    {line}\n")).collect();
+        format!(
+            "apiVersion: lattice.dev/v1alpha1\nkind: CedarPolicy\nmetadata: {{name: signed}}\nspec:\n  policies: |\n{text}"
+        )
+    };
+    let set = fixture.write("rules.yaml", &object(PERMIT));
+    assert_eq!(set.problems, BTreeMap::new());
+    let good = set.gate;
+    // The same name in a file and in an object is one name twice.
+    let set = fixture.write("rules.cedar", PERMIT);
+    assert!(set.problems.contains_key("rules.cedar") || set.problems.contains_key("CedarPolicy signed"));
+    assert!(Arc::ptr_eq(&set.gate, &good), "the last good set stays in force");
+    fs::remove_file(fixture.directory.path().join("rules.cedar")).unwrap();
+    fixture.reader.scan();
+    let set = fixture.write(
+        "rules.yaml",
+        &object("permit(principal, action, resource) when { resource.nothing };"),
+    );
+    let problems = &set.problems["CedarPolicy signed"];
+    assert!(problems[0].contains("CedarPolicy signed:1"), "{problems:?}");
 }

@@ -2,7 +2,7 @@
 
 use lattice_api::{
     Object,
-    object::{Container, Handler, LatticeService, Probe, Secret, TrustPolicy},
+    object::{CedarPolicy, Container, Handler, LatticeService, Probe, Secret, TrustPolicy},
 };
 use lattice_policy::{ExecPolicy, Mode, Origin, Role, Target, TracingPolicy};
 
@@ -13,6 +13,7 @@ pub(crate) fn of(object: &Object) -> String {
         Object::TracingPolicy(TracingPolicy { kind, policy, .. }) => exec_policy(kind.name(), policy),
         Object::TrustPolicy(policy) => trust_policy(policy),
         Object::LatticeService(service) => lattice_service(service),
+        Object::CedarPolicy(policy) => cedar_policy(policy),
         Object::Secret(secret) => secret_sentence(secret),
     }
 }
@@ -91,6 +92,14 @@ fn trust_policy(policy: &TrustPolicy) -> String {
     format!(
         "TrustPolicy {}: an image of {} counts as signed if cosign signed it with the key in Secret {}.",
         policy.name, policy.spec.registry, policy.spec.cosign.public_key.secret_ref
+    )
+}
+
+fn cedar_policy(policy: &CedarPolicy) -> String {
+    format!(
+        "CedarPolicy {}: {} of rules that decide what central deploys and derives; central checks them against its schema.",
+        policy.name,
+        count(policy.spec.policies.lines().count(), "line")
     )
 }
 

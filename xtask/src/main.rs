@@ -13,10 +13,14 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod cgroup_mounts;
+mod cluster;
 mod codegen;
 mod demo;
 mod demo_image;
 mod fuzz;
+mod go_modules;
+mod oci;
 mod process;
 mod setup;
 mod test;
@@ -53,6 +57,8 @@ enum Verb {
     Test(test::Arguments),
     /// Play the whole chain on real parts, from a signed image to a refused exec, and compare with what is expected
     Demo(demo::Arguments),
+    /// Bring up a real Kubernetes node of this machine, with folders and a network of its own
+    Cluster(cluster::Arguments),
     /// Measure what an exec costs with the agent, in VMs that count instructions
     Bench(bench::Arguments),
     /// Run the fuzz targets of parsers, ten minutes each
@@ -89,6 +95,7 @@ fn main() -> ExitCode {
         Verb::Vm(arguments) => return vm::run(arguments),
         Verb::Test(arguments) => test::run(arguments),
         Verb::Demo(arguments) => demo::run(arguments),
+        Verb::Cluster(arguments) => cluster::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Fuzz(arguments) => fuzz::run(arguments),
         Verb::Tidy(arguments) => tidy::run(arguments).map(|()| ExitCode::SUCCESS),

@@ -7,8 +7,8 @@ mod containerd;
 mod cosign;
 pub(crate) mod kernels;
 mod linker;
-mod packages;
-mod progress;
+pub(crate) mod packages;
+pub(crate) mod progress;
 
 use anyhow::Result;
 

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::{Result, anyhow};
+
 /// The root of the checkout.
 pub(crate) fn root() -> PathBuf {
     // Cargo sets the variable for `cargo run`; the compiled-in value serves a copied binary.
@@ -25,12 +27,25 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
+/// What is built once for all checkouts of this user: programs from Go modules.
+///
+/// # Errors
+///
+/// Where neither XDG_CACHE_HOME nor HOME says where that is.
+pub(crate) fn user_cache() -> Result<PathBuf> {
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .map(|folder| folder.join("lattice"))
+        .ok_or_else(|| anyhow!("neither HOME nor XDG_CACHE_HOME names a folder for caches"))
+}
+
 /// Tools that `setup` built, found there before those on PATH: bpf-linker, cosign.
 pub(crate) fn tools_bin() -> PathBuf {
     target().join("tools/bin")
 }
 
-/// containerd with NRI, its shim and `ctr`: apart from [`tools_bin`], so that nothing takes them for the machine's own.
+/// containerd with NRI, its shim and `ctr`: a link to the user's cache, apart from [`tools_bin`], so that nothing takes them for the machine's own.
 pub(crate) fn containerd_with_nri() -> PathBuf {
     target().join("tools/containerd")
 }

@@ -2,12 +2,14 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
+
+use crate::cgroup_mounts::{CgroupMounts, remove_tree};
 
 /// How long killed processes may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
@@ -25,23 +27,10 @@ impl Cgroups {
     ///
     /// Where no cgroup2 hierarchy is mounted.
     pub(super) fn find(name: &str) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-        let of_type = |kind: &str| -> Vec<PathBuf> {
-            mounts
-                .lines()
-                .filter_map(|line| {
-                    let mut words = line.split(' ').skip(1);
-                    let (path, found) = (words.next()?, words.next()?);
-                    (found == kind).then(|| PathBuf::from(path))
-                })
-                .collect()
-        };
-        let unified = of_type("cgroup2").into_iter().next().ok_or_else(|| {
-            anyhow!("no cgroup2 hierarchy is mounted: Lattice needs one; mount it with `mount -t cgroup2 none DIR`")
-        })?;
+        let CgroupMounts { unified, legacy } = CgroupMounts::find()?;
         Ok(Self {
             unified,
-            legacy: of_type("cgroup"),
+            legacy,
             name: name.to_owned(),
         })
     }
@@ -93,14 +82,4 @@ impl Cgroups {
             }
         }
     }
-}
-
-/// Removes the folders of a cgroup, the deepest first; says whether all are gone.
-fn remove_tree(folder: &Path) -> bool {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
-        }
-    }
-    fs::remove_dir(folder).is_ok()
 }

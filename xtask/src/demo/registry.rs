@@ -8,10 +8,12 @@ use super::{
     cgroups::Cgroups,
     daemon::{self, Daemon},
     http,
-    image::{self, Image},
     place::Place,
 };
-use crate::workspace;
+use crate::{
+    oci::{self, Image},
+    workspace,
+};
 
 /// A running registry.
 pub(super) struct Registry {
@@ -56,7 +58,7 @@ impl Registry {
     /// Where the registry does not answer.
     pub(super) fn has(&self, repository: &str, reference: &str) -> Result<bool> {
         let url = format!("http://{}/v2/{repository}/manifests/{reference}", self.name());
-        Ok(http::get(&url, image::MANIFEST_TYPE)?.status == 200)
+        Ok(http::get(&url, oci::MANIFEST_TYPE)?.status == 200)
     }
 
     /// Pushes an image under a tag (OCI distribution specification, "Pushing").
@@ -76,11 +78,11 @@ impl Registry {
                 None => location,
             };
             let separator = if location.contains('?') { '&' } else { '?' };
-            let url = format!("{location}{separator}digest={}", image::digest(blob));
+            let url = format!("{location}{separator}digest={}", oci::digest(blob));
             expect_created(&http::put(&url, "application/octet-stream", blob)?)?;
         }
         let url = format!("{base}/manifests/{tag}");
-        expect_created(&http::put(&url, image::MANIFEST_TYPE, &image.manifest)?)
+        expect_created(&http::put(&url, oci::MANIFEST_TYPE, &image.manifest)?)
     }
 }
 

@@ -10,14 +10,13 @@ use serde_json::Value;
 
 use super::{
     central::{CHAIN_LIMIT, ServiceFile, condition},
-    image::Image,
     interrupt,
     progress::{self, Task, heading, say},
     registry::Registry,
     sign::Signer,
     world::{REPLICA, SERVICE, World, pause},
 };
-use crate::workspace;
+use crate::{oci::Image, workspace};
 
 /// The repositories of the image and its twins.
 pub(super) const REPOSITORY: &str = "payment-service";

@@ -1,14 +1,13 @@
 //! cosign: signs the demo's images as its users would. Optional, since it takes Go to build.
 
-use std::{env, process::Command};
-
 use anyhow::Result;
 
-use super::{progress, say};
-use crate::workspace;
+use super::say;
+use crate::{
+    go_modules::{self, COSIGN},
+    workspace,
+};
 
-const MODULE: &str = "github.com/sigstore/cosign/v3/cmd/cosign";
-const VERSION: &str = "3.1.3";
 const WITHOUT: &str = "images are signed by the small signer in xtask, and the tests that hold it against cosign are \
                        skipped";
 
@@ -18,20 +17,21 @@ pub(crate) fn ensure() -> Result<()> {
         say(&format!("cosign: {} is there", cosign.display()));
         return Ok(());
     }
-    let Some(go) = workspace::find_program("go") else {
-        say(&format!("cosign: absent, and no Go to build it with: {WITHOUT}"));
-        return Ok(());
-    };
-    say(&format!("cosign: building {VERSION} with Go (two to six minutes)"));
-    let mut command = Command::new(go);
-    command
-        .args(["install", &format!("{MODULE}@v{VERSION}")])
-        .env("GOBIN", workspace::tools_bin())
-        .env("CGO_ENABLED", "0")
-        // The folder that we run in may have a go.work or a vendor folder of its own.
-        .current_dir(env::temp_dir());
-    if let Err(error) = progress::execute("go install cosign", &mut command) {
-        say(&format!("cosign: could not be built: {WITHOUT}\n{error:#}"));
+    if !COSIGN.is_built() {
+        if workspace::find_program("go").is_none() {
+            say(&format!("cosign: absent, and no Go to build it with: {WITHOUT}"));
+            return Ok(());
+        }
+        say(&format!(
+            "cosign: building {} with Go (two to six minutes)",
+            COSIGN.version()?
+        ));
     }
-    Ok(())
+    match COSIGN.ensure() {
+        Ok(folder) => go_modules::link(&folder.join("cosign"), &workspace::tools_bin().join("cosign")),
+        Err(error) => {
+            say(&format!("cosign: could not be built: {WITHOUT}\n{error:#}"));
+            Ok(())
+        }
+    }
 }

@@ -73,6 +73,13 @@ const REQUIREMENTS: &[Requirement] = &[
     requirement("wget", Satisfied::Program("wget")),
 ];
 
+/// What a cluster needs besides: its network, and runc's headers.
+const CLUSTER_REQUIREMENTS: &[Requirement] = &[
+    requirement("iproute2", Satisfied::Program("ip")),
+    requirement("nftables", Satisfied::Program("nft")),
+    requirement("libseccomp-dev", Satisfied::File("/usr/include/seccomp.h")),
+];
+
 impl Satisfied {
     fn holds(&self) -> bool {
         match self {
@@ -91,7 +98,20 @@ impl Satisfied {
 ///
 /// Where something is missing and there is no apt, we are not root, or apt fails.
 pub(crate) fn ensure() -> Result<()> {
-    let missing: Vec<&str> = REQUIREMENTS
+    install_missing(REQUIREMENTS)
+}
+
+/// Installs what only `cluster` needs.
+///
+/// # Errors
+///
+/// As those of [`ensure`].
+pub(crate) fn ensure_for_cluster() -> Result<()> {
+    install_missing(CLUSTER_REQUIREMENTS)
+}
+
+fn install_missing(requirements: &[Requirement]) -> Result<()> {
+    let missing: Vec<&str> = requirements
         .iter()
         .filter(|requirement| !requirement.satisfied.holds())
         .map(|requirement| requirement.package)
@@ -99,7 +119,7 @@ pub(crate) fn ensure() -> Result<()> {
     if missing.is_empty() {
         say(&format!(
             "packages: all {} needs are met, nothing to install",
-            REQUIREMENTS.len()
+            requirements.len()
         ));
         return Ok(());
     }
@@ -190,7 +210,11 @@ mod tests {
 
     #[test]
     fn each_package_is_listed_once() {
-        let mut names: Vec<_> = REQUIREMENTS.iter().map(|requirement| requirement.package).collect();
+        let mut names: Vec<_> = REQUIREMENTS
+            .iter()
+            .chain(CLUSTER_REQUIREMENTS)
+            .map(|requirement| requirement.package)
+            .collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();

@@ -85,6 +85,28 @@ fn schemas_are_structural() {
     }
 }
 
+/// As the readers have it: what they do without, the cluster must not ask for.
+#[test]
+fn only_what_the_readers_need_is_required() {
+    let mut required = Vec::new();
+    for (name, schema) in schemas() {
+        walk("", &schema, &mut |path, schema| {
+            if path.starts_with(".spec")
+                && let Some(fields) = schema["required"].as_array()
+            {
+                let fields: Vec<&str> = fields.iter().map(|field| field.as_str().unwrap()).collect();
+                let kind = name.split('.').next().unwrap();
+                required.push(format!("{}: {}", once(&format!("{kind}{path}")), fields.join(" ")));
+            }
+        });
+    }
+    required.sort();
+    required.dedup();
+    let expected = include_str!("required_fields.txt");
+    let found = required.join("\n") + "\n";
+    assert!(found == expected, "{found}");
+}
+
 #[test]
 fn every_field_says_what_it_is() {
     for (name, schema) in schemas() {

@@ -117,7 +117,7 @@ impl Applier {
                     kind: child.kind.kind,
                     namespace: namespace.clone(),
                     name: child.name.clone(),
-                    problem: with_causes(&error),
+                    problem: said(&error),
                 })?;
         }
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
@@ -280,6 +280,14 @@ fn failed(
         kind: kind.kind,
         namespace,
         name,
-        problem: with_causes(&error),
+        problem: said(&error),
+    }
+}
+
+/// What the API server said, without what the client adds.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(answer) if !answer.message.is_empty() => answer.message.clone(),
+        other => with_causes(other),
     }
 }

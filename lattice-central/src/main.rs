@@ -75,6 +75,7 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     // Fails only where a provider is set already, which is then this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

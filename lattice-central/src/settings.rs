@@ -98,7 +98,7 @@ pub struct ServeArguments {
     /// Seconds to finish what is under way when asked to stop [default: 5].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=600))]
     pub drain_seconds: Option<u64>,
-    /// What is logged: error, warn, info, debug, trace, or a filter by target [default: info].
+    /// What is logged: error, warn, info, debug, trace, or a filter by target [default: info,kube_client=off].
     #[arg(long, value_name = "FILTER", env = "LATTICE_LOG")]
     pub log: Option<String>,
 }
@@ -240,10 +240,13 @@ impl ServeArguments {
             plain_http_registries,
             verify_interval: Duration::from_secs(self.verify_seconds.or(file.verify_seconds).unwrap_or(300)),
             drain: Duration::from_secs(self.drain_seconds.or(file.drain_seconds).unwrap_or(5)),
-            log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log: self.log.or(file.log).unwrap_or_else(|| LOG.to_owned()),
         })
     }
 }
+
+/// The client of the API server tells of each failed try; that it fails is told once, by whoever asks it.
+const LOG: &str = "info,kube_client=off";
 
 fn objects_from(
     local: Option<PathBuf>,

@@ -150,15 +150,15 @@ struct EntryDocument<'p> {
     size: Option<u64>,
     /// What the file is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::kind")]
+    #[schemars(default, schema_with = "schema::kind")]
     kind: Option<&'static str>,
     /// How it may start: named by execve, by the first line of a listed script, or by a listed ELF file. `[target]` where it is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 3), schema_with = "schema::roles")]
+    #[schemars(default, length(min = 1, max = 3), schema_with = "schema::roles")]
     roles: Option<Vec<&'static str>>,
     /// From where it may start: `any`, the entrypoint's own tree (`init`), or a session that entered from outside (`exec-session`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::from")]
+    #[schemars(default, schema_with = "schema::from")]
     from: Option<&'static str>,
     /// The names by which a program of many applets may be called; all where there is none.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]

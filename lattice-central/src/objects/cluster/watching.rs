@@ -1,6 +1,9 @@
 //! The watches: one for each kind, and one for each Secret that a TrustPolicy names, so that no other Secret is ever read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use kube::{
     Api, Client,
@@ -58,6 +61,15 @@ pub(super) enum Watched {
     Kind(Kind),
     /// One Secret.
     Secret(SecretReference),
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kind(kind) => formatter.write_str(kind.plural),
+            Self::Secret(reference) => write!(formatter, "Secret {reference}"),
+        }
+    }
 }
 
 /// What a watch tells.
@@ -138,10 +150,11 @@ fn follow(
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    if was_refused {
-                        tracing::info!(what = ?of, "the API server answers again");
+                    // A list begins before anything is asked.
+                    if was_refused && !matches!(event, Event::Init) {
+                        tracing::info!(what = %of, "the API server answers again");
+                        was_refused = false;
                     }
-                    was_refused = false;
                     let change = Change { of: of.clone(), event };
                     if changes.send(change).await.is_err() {
                         return;
@@ -151,7 +164,7 @@ fn follow(
                     // Said once: it is tried again for as long as it takes.
                     if !was_refused {
                         let error: &dyn std::error::Error = &error;
-                        tracing::warn!(what = ?of, error, "the API server's objects cannot be watched; what was known stays in force");
+                        tracing::warn!(what = %of, error, "the API server's objects cannot be watched; what was known stays in force");
                     }
                     was_refused = true;
                 }

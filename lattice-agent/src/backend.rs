@@ -144,6 +144,7 @@ impl Backend for AgentBackend {
                     policy: policy.name.clone(),
                     mode: held.unwrap_or(policy.mode).to_string(),
                     source: source(held.is_some()),
+                    nodes: Vec::new(),
                 }
             })
             .collect()

@@ -52,6 +52,7 @@ impl Backend for Node {
                 mode: mode.word().into(),
                 source: "namespace-override".into(),
                 policy: String::new(),
+                nodes: Vec::new(),
             })
             .collect()
     }

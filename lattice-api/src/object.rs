@@ -3,9 +3,12 @@
 mod cedar_policy;
 mod container;
 mod env;
+mod freeze_window;
 mod handler;
+mod lattice_rollout;
 mod lattice_service;
 mod secret;
+mod timespan;
 mod trust_policy;
 
 use std::collections::HashMap;
@@ -21,12 +24,17 @@ pub use self::{
     cedar_policy::{CedarPolicy, CedarPolicySpec},
     container::{Container, ContainerPort, ResourceRequirements, VolumeMount},
     env::{EnvVar, EnvVarSource, KeySelector, ObjectFieldSelector, ResourceFieldSelector},
+    freeze_window::{FreezeBegin, FreezeWindow},
     handler::{
         ExecAction, GrpcAction, Handler, HttpGetAction, HttpHeader, Lifecycle, Port, Probe, SleepAction,
         TcpSocketAction,
     },
+    lattice_rollout::{
+        Approval, ApprovalMode, Breaker, BurnIn, LatticeRollout, LatticeRolloutSpec, OnOpen, Runtime, Step, StepPods,
+    },
     lattice_service::{Environment, ExternalRef, LatticeService, LatticeServiceSpec, ServiceSecret},
     secret::{Secret, SecretBytes},
+    timespan::{InvalidTimespan, Timespan},
     trust_policy::{Cosign, PublicKey, SecretReference, TrustPolicy, TrustPolicySpec},
 };
 
@@ -43,6 +51,8 @@ pub enum Object {
     LatticeService(LatticeService),
     /// Rules of the gates.
     CedarPolicy(CedarPolicy),
+    /// How a namespace gets from monitor to enforce.
+    LatticeRollout(LatticeRollout),
     /// Secret material.
     Secret(Secret),
 }
@@ -56,6 +66,7 @@ impl Object {
             Self::TrustPolicy(_) => TrustPolicy::KIND,
             Self::LatticeService(_) => LatticeService::KIND,
             Self::CedarPolicy(_) => CedarPolicy::KIND,
+            Self::LatticeRollout(_) => LatticeRollout::KIND,
             Self::Secret(_) => Secret::KIND,
         }
     }
@@ -66,6 +77,7 @@ impl Object {
             Self::ExecPolicy(policy) | Self::TracingPolicy(TracingPolicy { policy, .. }) => &policy.namespace,
             Self::TrustPolicy(_) | Self::CedarPolicy(_) => "",
             Self::LatticeService(service) => &service.namespace,
+            Self::LatticeRollout(rollout) => &rollout.namespace,
             Self::Secret(secret) => &secret.namespace,
         }
     }
@@ -77,6 +89,7 @@ impl Object {
             Self::TrustPolicy(policy) => &policy.name,
             Self::LatticeService(service) => &service.name,
             Self::CedarPolicy(policy) => &policy.name,
+            Self::LatticeRollout(rollout) => &rollout.name,
             Self::Secret(secret) => &secret.name,
         }
     }
@@ -130,6 +143,7 @@ fn read_object(findings: &Findings, node: &Node) -> Option<Object> {
         (TrustPolicy::API_VERSION, TrustPolicy::KIND),
         (LatticeService::API_VERSION, LatticeService::KIND),
         (CedarPolicy::API_VERSION, CedarPolicy::KIND),
+        (LatticeRollout::API_VERSION, LatticeRollout::KIND),
         (Secret::API_VERSION, Secret::KIND),
         (tracing_policy::API_VERSION, TracingPolicyKind::Cluster.name()),
         (tracing_policy::API_VERSION, TracingPolicyKind::Namespaced.name()),
@@ -152,6 +166,7 @@ fn read_object(findings: &Findings, node: &Node) -> Option<Object> {
         Some((_, TrustPolicy::KIND)) => TrustPolicy::read(findings, node).map(Object::TrustPolicy),
         Some((_, LatticeService::KIND)) => LatticeService::read(findings, node).map(Object::LatticeService),
         Some((_, CedarPolicy::KIND)) => CedarPolicy::read(findings, node).map(Object::CedarPolicy),
+        Some((_, LatticeRollout::KIND)) => LatticeRollout::read(findings, node).map(Object::LatticeRollout),
         Some((_, Secret::KIND)) => Secret::read(findings, node).map(Object::Secret),
         Some((_, name)) => match TracingPolicyKind::of_name(name) {
             Some(kind) => read_tracing_policy(findings, kind, node).map(Object::TracingPolicy),

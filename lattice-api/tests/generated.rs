@@ -14,6 +14,7 @@ fn generated_code_is_current() {
         "events",
         "node_report",
         "policy",
+        "rollout",
     ]
     .map(|name| format!("lattice/v1/{name}.proto"));
     let descriptors = protox::compile(names, [&protos]).unwrap();

@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use lattice_api::{
     Object,
-    object::{Container, Environment, ExecAction, Handler, LatticeService, Port, Secret, SecretReference, TrustPolicy},
+    object::{
+        ApprovalMode, Container, Environment, ExecAction, Handler, LatticeRolloutSpec, LatticeService, OnOpen, Port,
+        Runtime, Secret, SecretReference, TrustPolicy,
+    },
     read_objects,
 };
 
@@ -161,4 +164,52 @@ fn texts_are_the_golden_ones() {
         checked += 1;
     }
     assert!(checked >= 4, "only {checked} files in {}", folder.display());
+}
+
+fn rollout(text: &str) -> LatticeRolloutSpec {
+    let head =
+        "apiVersion: lattice.dev/v1alpha1\nkind: LatticeRollout\nmetadata: {name: payments, namespace: payments}\n";
+    let objects = read_objects("rollout.yaml", format!("{head}spec: {text}\n").as_bytes());
+    match objects
+        .unwrap_or_else(|diagnostics| panic!("{}", diagnostics[0]))
+        .remove(0)
+    {
+        Object::LatticeRollout(rollout) => rollout.spec,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_rollout_has_what_its_environment_says_where_it_says_nothing() {
+    let staging = rollout("{environment: staging, runtime: enforce}");
+    assert_eq!(staging, LatticeRolloutSpec::defaults(Environment::Staging));
+    assert_eq!(staging.burn_in.min_duration.to_string(), "2w");
+    let production = rollout("{environment: production, runtime: monitor}");
+    assert_eq!(production.burn_in.min_duration.to_string(), "1w");
+    assert_eq!(
+        (production.runtime, production.approval.approvers),
+        (Runtime::Monitor, 2)
+    );
+    // A quiet period that nobody asked for is not longer than the whole.
+    let short = rollout("{environment: production, runtime: enforce, burnIn: {minDuration: 1h}}");
+    assert_eq!(short.burn_in.quiet_period.to_string(), "1h");
+}
+
+#[test]
+fn a_rollout_says_how_far_how_fast_and_who() {
+    let spec = rollout(
+        "{environment: development, runtime: enforce, burnIn: {minDuration: 36h, quietPeriod: 1h30m},
+          steps: [{pods: 1, hold: 10m}, {pods: \"10%\", hold: 0s}], approval: {mode: manual, approvers: 3},
+          breaker: {window: 5m, refusals: 2, pods: 1, onOpen: pause, backOff: 1m, maxAutoRearm: 0},
+          freezeWindows: [{every: friday 16:00, for: 64h}, {from: \"2026-12-20T00:00:00Z\", for: 2w, reason: holidays}], paused: true}",
+    );
+    let steps: Vec<_> = spec
+        .steps
+        .iter()
+        .map(|step| format!("{} {}", step.pods, step.hold))
+        .collect();
+    assert_eq!(steps, ["1 10m", "10% 0s"]);
+    assert_eq!((spec.approval.mode, spec.approval.approvers), (ApprovalMode::Manual, 3));
+    assert_eq!((spec.breaker.on_open, spec.breaker.max_auto_rearm), (OnOpen::Pause, 0));
+    assert_eq!((spec.freeze_windows.len(), spec.paused), (2, true));
 }

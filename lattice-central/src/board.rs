@@ -3,13 +3,15 @@
 //! ```text
 //!   directory ── documents ──┐
 //!   reconciler ─ derived ────┼──► Board ──► store (commit) ──► PolicySet, revision + 1 ──► every agent's stream
-//!   latticectl ─ modes ──────┘
+//!   latticectl ─ modes ──────┤
+//!   rollouts ─── reaches ────┘
 //! ```
 //!
 //! Nothing is given out before the store has it, so that a restart never takes back what an agent was told.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     sync::Arc,
 };
 
@@ -20,7 +22,11 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     conditions::ServiceConditions,
-    store::{DerivedPolicy, Remembered, Store, StoreError},
+    rollout::{
+        evidence::{PolicyFacts, list_of},
+        state::{Governed, Reach, RolloutState},
+    },
+    store::{DerivedPolicy, Remembered, Store, StoreError, StoredRollout, StoredTransition},
 };
 
 /// Namespace and name.
@@ -41,6 +47,68 @@ struct Contents {
     derived: BTreeMap<Key, Derived>,
     modes: BTreeMap<String, Mode>,
     services: BTreeMap<Key, ServiceConditions>,
+    /// By namespace that has a rollout: where its policies are enforced, by name.
+    rollouts: BTreeMap<String, BTreeMap<String, Governed>>,
+}
+
+/// The policy set as it is given out, with what differs between nodes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Published {
+    /// What nodes are given that are no canaries.
+    set: wire::PolicySet,
+    /// By namespace that has a rollout: its policies, and where each is enforced.
+    governed: BTreeMap<String, Vec<(PolicyFacts, Reach)>>,
+}
+
+impl Deref for Published {
+    type Target = wire::PolicySet;
+
+    fn deref(&self) -> &wire::PolicySet {
+        &self.set
+    }
+}
+
+impl Published {
+    /// What a node is given.
+    pub fn for_node(&self, node: &str) -> wire::PolicySet {
+        let mut set = self.set.clone();
+        let on_some = |reach: &Reach| matches!(reach, Reach::Nodes(nodes) if nodes.contains(node));
+        let canaries: BTreeMap<(&str, &str), Mode> = self
+            .governed
+            .values()
+            .flatten()
+            .filter(|(_, reach)| on_some(reach))
+            .map(|(facts, reach)| {
+                let policy = &facts.policy;
+                (
+                    (policy.namespace.as_str(), policy.name.as_str()),
+                    reach.mode(node, policy.mode),
+                )
+            })
+            .collect();
+        if canaries.is_empty() {
+            return set;
+        }
+        for policy in &mut set.policies {
+            if let Some(mode) = canaries.get(&(policy.namespace.as_str(), policy.name.as_str())) {
+                policy.mode = mode.word().to_owned();
+            }
+        }
+        set
+    }
+
+    /// The policies of a namespace that has a rollout; none before it is known.
+    pub fn facts(&self, namespace: &str) -> Vec<PolicyFacts> {
+        let governed = self.governed.get(namespace).into_iter().flatten();
+        governed.map(|(facts, _)| facts.clone()).collect()
+    }
+
+    /// Where a rollout enforces a policy; `None` where there is no rollout.
+    pub fn reach(&self, namespace: &str, policy: &str) -> Option<&Reach> {
+        let governed = self.governed.get(namespace)?;
+        let found = governed.iter().find(|(facts, _)| facts.policy.name == policy);
+        found.map(|(_, reach)| reach)
+    }
 }
 
 /// Why a derivation could not be put into force.
@@ -64,7 +132,7 @@ pub enum BoardError {
 /// What holds now.
 pub struct Board {
     contents: Mutex<Contents>,
-    policies: watch::Sender<Arc<wire::PolicySet>>,
+    policies: watch::Sender<Arc<Published>>,
     /// Counts what was said of services, so that somebody can wait for more.
     said: watch::Sender<u64>,
     store: Store,
@@ -109,7 +177,22 @@ impl Board {
                 },
             );
         }
-        let policies = watch::Sender::new(Arc::new(contents.policy_set(remembered.revision)));
+        for namespace in &remembered.damaged_rollouts {
+            tracing::error!(%namespace, "the kept rollout's checksum does not hold; it begins anew, in monitor");
+            contents.rollouts.insert(namespace.clone(), BTreeMap::new());
+        }
+        for kept in &remembered.rollouts {
+            let Some(bytes) = &kept.state else { continue };
+            let governed = match RolloutState::decode(bytes) {
+                Ok(state) => state.governed(),
+                Err(error) => {
+                    tracing::error!(namespace = %kept.namespace, %error, "the kept rollout cannot be read; it begins anew, in monitor");
+                    BTreeMap::new()
+                }
+            };
+            contents.rollouts.insert(kept.namespace.clone(), governed);
+        }
+        let policies = watch::Sender::new(Arc::new(contents.published(remembered.revision)));
         Self {
             contents: Mutex::new(contents),
             policies,
@@ -119,7 +202,7 @@ impl Board {
     }
 
     /// The policy set; the newest wins.
-    pub fn policies(&self) -> watch::Receiver<Arc<wire::PolicySet>> {
+    pub fn policies(&self) -> watch::Receiver<Arc<Published>> {
         self.policies.subscribe()
     }
 
@@ -252,7 +335,7 @@ impl Board {
     }
 
     fn publish(&self, contents: &Contents, revision: u64) {
-        let set = contents.policy_set(revision);
+        let set = contents.published(revision);
         tracing::info!(
             revision,
             policies = set.policies.len(),
@@ -260,6 +343,36 @@ impl Board {
             "policy set"
         );
         self.policies.send_replace(Arc::new(set));
+    }
+
+    /// Keeps what became of a namespace's rollout, and puts its effect into force; with no state the rollout is gone, and its policies have
+    /// the modes that they say. The answer is the revision that says so to the agents; 0 where they are given nothing new.
+    ///
+    /// # Errors
+    /// When the store refuses; then nothing has changed.
+    pub async fn keep_rollout(
+        &self,
+        namespace: &str,
+        state: Option<&RolloutState>,
+        transitions: Vec<StoredTransition>,
+    ) -> Result<u64, StoreError> {
+        let mut contents = self.contents.lock().await;
+        let governed = state.map(RolloutState::governed);
+        let before = contents.rollouts.get(namespace);
+        let is_given_out = before.map(enforced) != governed.as_ref().map(enforced);
+        let rollout = StoredRollout {
+            namespace: namespace.to_owned(),
+            state: state.map(RolloutState::encode),
+        };
+        let revision = self.store.keep_rollout(rollout, transitions, is_given_out).await?;
+        match governed {
+            Some(governed) => drop(contents.rollouts.insert(namespace.to_owned(), governed)),
+            None => drop(contents.rollouts.remove(namespace)),
+        }
+        if is_given_out {
+            self.publish(&contents, revision);
+        }
+        Ok(revision)
     }
 
     /// Says how far a service came.
@@ -318,31 +431,54 @@ impl Contents {
         }
     }
 
-    fn policy_set(&self, revision: u64) -> wire::PolicySet {
+    fn published(&self, revision: u64) -> Published {
         let derived = self
             .derived
             .iter()
             // A document that took the name later wins: it is what a person wrote.
             .filter(|(key, _)| !self.documents.contains_key(*key))
             .filter_map(|(_, derived)| derived.policy.as_ref());
-        wire::PolicySet {
-            revision,
-            policies: self
-                .documents
-                .values()
-                .chain(derived)
-                .map(wire::ExecPolicy::from)
-                .collect(),
-            namespace_modes: self
-                .modes
-                .iter()
-                .map(|(namespace, mode)| wire::NamespaceMode {
-                    namespace: namespace.clone(),
-                    mode: mode.word().to_owned(),
-                })
-                .collect(),
+        let mut governed: BTreeMap<String, Vec<(PolicyFacts, Reach)>> = BTreeMap::new();
+        for namespace in self.rollouts.keys() {
+            governed.insert(namespace.clone(), Vec::new());
         }
+        let mut policies = Vec::new();
+        for policy in self.documents.values().chain(derived) {
+            let mut message = wire::ExecPolicy::from(policy);
+            if let Some(rollout) = self.rollouts.get(&policy.namespace) {
+                let list = list_of(policy);
+                // What the rollout has not seen yet monitors until it has.
+                let known = rollout.get(&policy.name).filter(|known| list.continues(&known.list));
+                let reach = known.map_or(Reach::Nowhere, |known| known.reach.clone());
+                message.mode = reach.mode_elsewhere(policy.mode).word().to_owned();
+                let facts = PolicyFacts {
+                    policy: Arc::new(policy.clone()),
+                    list,
+                };
+                governed
+                    .entry(policy.namespace.clone())
+                    .or_default()
+                    .push((facts, reach));
+            }
+            policies.push(message);
+        }
+        let namespace_modes = self.modes.iter().map(|(namespace, mode)| wire::NamespaceMode {
+            namespace: namespace.clone(),
+            mode: mode.word().to_owned(),
+        });
+        let set = wire::PolicySet {
+            revision,
+            policies,
+            namespace_modes: namespace_modes.collect(),
+        };
+        Published { set, governed }
     }
+}
+
+/// What of a rollout's word makes a difference: all else monitors.
+fn enforced(rollout: &BTreeMap<String, Governed>) -> BTreeMap<&String, &Governed> {
+    let is_enforced = |(_, governed): &(&String, &Governed)| governed.reach != Reach::Nowhere;
+    rollout.iter().filter(is_enforced).collect()
 }
 
 fn decode_policy(bytes: &[u8]) -> Result<ExecPolicy, String> {

@@ -21,6 +21,7 @@ use crate::{
     nodes::Nodes,
     objects::{self, ClusterError, ClusterSource, DirectoryReader, ObjectSet},
     reconciler::Reconciler,
+    rollout::driver::Rollouts,
     server::{BoundServer, Counters, ServerError, Shared},
     settings::{ObjectsFrom, Settings},
     standings::Standings,
@@ -132,11 +133,14 @@ impl Central {
         let bound = BoundServer::bind(settings).await?;
         let (stop, stopping) = watch::channel(false);
         let denials = Denials::new(store.clone(), &remembered);
+        let last_cursor = *store.last_cursor().borrow();
+        let rollouts = Rollouts::new(&remembered, last_cursor);
         let board = Arc::new(Board::new(store.clone(), remembered));
         let (nodes, counters) = (Nodes::default(), Counters::default());
         let shared = Arc::new(Shared {
             board,
             denials,
+            rollouts,
             nodes,
             standings: Standings::default(),
             store,
@@ -169,12 +173,15 @@ impl Central {
         let (board, stopping) = (self.shared.board.clone(), self.shared.stopping.clone());
         let (objects, images, verify_interval) = (self.objects, self.images, self.verify_interval);
         let applier = objects.applier();
+        let shared = self.shared.clone();
         let reconciling = tokio::spawn(async move {
             let objects = objects.objects(board.clone()).await;
+            shared.rollouts.follow(objects.clone());
             Reconciler::new(board, images, verify_interval, objects, applier)
                 .run(stopping)
                 .await;
         });
+        let rolling_out = tokio::spawn(Rollouts::run(self.shared.clone()));
         let mut serving = tokio::spawn(self.bound.serve(self.shared));
         let ended = tokio::select! {
             ended = &mut serving => Some(ended),
@@ -186,6 +193,8 @@ impl Central {
             None => timeout(self.drain, &mut serving).await.ok(),
         };
         reconciling.abort();
+        // What it was about to keep is found out again after the next start.
+        rolling_out.abort();
         match result {
             Some(Ok(served)) => Ok(served?),
             // The server's task panicked, which has been printed already.

@@ -70,6 +70,8 @@ pub enum Action {
         /// Key in it.
         key: String,
     },
+    /// May the actor take a workload of the namespace from monitor to enforce?
+    PromoteEnforcement,
 }
 
 /// A question to the gate.
@@ -278,13 +280,15 @@ impl Gate {
                 .collect()
         };
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let principal = uid(
-            "Service",
-            &format!("{}/{}", question.service.namespace, question.service.name),
-        )?;
+        let ServiceIdentity { namespace, name, .. } = &question.service;
+        let principal = match &question.action {
+            Action::PromoteEnforcement => uid("Actor", &question.actor)?,
+            _ => uid("Service", &format!("{namespace}/{name}"))?,
+        };
         let resource = match &question.action {
             Action::DeployImage(image) | Action::AllowTagReference(image) => uid("Image", &image.reference)?,
             Action::AccessExternalSecret { store, key } => uid("ExternalSecret", &format!("{store}/{key}"))?,
+            Action::PromoteEnforcement => uid("Namespace", namespace)?,
         };
         let entities = [
             Entity::new(principal.clone(), of("principal"), HashSet::new()).map_err(|error| text(&error))?,
@@ -305,6 +309,7 @@ impl Action {
             Self::DeployImage(_) => "DeployImage",
             Self::AllowTagReference(_) => "AllowTagReference",
             Self::AccessExternalSecret { .. } => "AccessExternalSecret",
+            Self::PromoteEnforcement => "PromoteEnforcement",
         }
     }
 }
@@ -321,6 +326,7 @@ impl Question {
                 format!("{action} of {} for {service}", image.reference)
             }
             Action::AccessExternalSecret { store, key } => format!("{action} of {store}/{key} for {service}"),
+            Action::PromoteEnforcement => format!("{action} of namespace {} by {}", self.service.namespace, self.actor),
         }
     }
 
@@ -339,6 +345,10 @@ impl Question {
             ),
             Action::AccessExternalSecret { .. } => {
                 "Remove the secret from the service, or have the policies' owner permit AccessExternalSecret for it"
+                    .to_owned()
+            }
+            Action::PromoteEnforcement => {
+                "Ask somebody who may, or have the policies' owner permit PromoteEnforcement for this operator"
                     .to_owned()
             }
         }
@@ -362,15 +372,17 @@ impl Question {
             environment,
         } = &self.service;
         let mut attributes = BTreeMap::from([
-            ("principal.namespace".to_owned(), text(namespace)),
-            ("principal.name".to_owned(), text(name)),
-            ("principal.environment".to_owned(), text(environment)),
             ("context.namespace".to_owned(), text(namespace)),
             ("context.service".to_owned(), text(name)),
             ("context.environment".to_owned(), text(environment)),
             ("context.actor".to_owned(), text(&self.actor)),
             ("context.time".to_owned(), Attribute::Time(self.time)),
         ]);
+        if !matches!(self.action, Action::PromoteEnforcement) {
+            attributes.insert("principal.namespace".to_owned(), text(namespace));
+            attributes.insert("principal.name".to_owned(), text(name));
+            attributes.insert("principal.environment".to_owned(), text(environment));
+        }
         match &self.action {
             Action::DeployImage(image) | Action::AllowTagReference(image) => {
                 let mut set = |name: &str, value| attributes.insert(format!("resource.{name}"), value);
@@ -388,6 +400,9 @@ impl Question {
             Action::AccessExternalSecret { store, key } => {
                 attributes.insert("resource.store".to_owned(), text(store));
                 attributes.insert("resource.key".to_owned(), text(key));
+            }
+            Action::PromoteEnforcement => {
+                attributes.insert("resource.name".to_owned(), text(namespace));
             }
         }
         attributes

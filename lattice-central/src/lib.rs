@@ -12,7 +12,8 @@
 //!        │        └──► store (SQLite): commit first, then tell
 //!        ▼                  ▲
 //!   server: hub ────────────┘ events, acknowledged after commit; a node speaks only for itself (identity)
-//!        └─ control: latticectl, operators only ──► denials ──► store, and at once to every agent
+//!        ├─ control: latticectl, operators only ──► denials ──► store, and at once to every agent
+//!        └─ rollout: evidence, spec, time ──► machine (pure) ──► store ──► board: which policy enforces where
 //! ```
 //!
 //! In a cluster what was derived becomes objects as well: `children` says which, `applier` brings them there, and what is said of a service
@@ -44,6 +45,7 @@ pub mod init_tls;
 pub mod nodes;
 pub mod objects;
 pub mod reconciler;
+pub mod rollout;
 pub mod server;
 pub mod settings;
 pub mod specification;

@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use lattice_api::object::LatticeService;
+use lattice_api::object::{LatticeRollout, LatticeService};
 use lattice_policy::ExecPolicy;
 
 use crate::{board::Key, gate::Gate};
@@ -31,12 +31,14 @@ pub use trust::Trust;
 pub use watcher::watch;
 
 /// Everything that users wrote, as far as it is good.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ObjectSet {
     /// Services, by namespace and name.
     pub services: BTreeMap<Key, Arc<LatticeService>>,
     /// ExecPolicy documents, which are served as they are.
     pub documents: BTreeMap<Key, ExecPolicy>,
+    /// Rollouts, by namespace.
+    pub rollouts: BTreeMap<String, Arc<LatticeRollout>>,
     /// Whose signatures count, by registry.
     pub trust: Arc<Trust>,
     /// The Cedar policies.

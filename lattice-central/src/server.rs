@@ -14,11 +14,15 @@ use lattice_api::v1::{agent_hub_server::AgentHubServer, control_server::ControlS
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
-use crate::{board::Board, denials::Denials, nodes::Nodes, settings::Settings, standings::Standings, store::Store};
+use crate::{
+    board::Board, denials::Denials, nodes::Nodes, rollout::driver::Rollouts, settings::Settings, standings::Standings,
+    store::Store,
+};
 
 mod control;
 mod denial;
 mod hub;
+mod rollout;
 
 /// A message from an agent; a batch of events.
 pub const INBOUND_BYTES_MAXIMUM: usize = 4 * 1024 * 1024;
@@ -31,6 +35,8 @@ pub struct Shared {
     pub board: Arc<Board>,
     /// What is refused everywhere.
     pub denials: Denials,
+    /// How namespaces get from monitor to enforce.
+    pub rollouts: Rollouts,
     /// The agents.
     pub nodes: Nodes,
     /// Their containers.

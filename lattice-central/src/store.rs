@@ -27,10 +27,11 @@ use self::writer::{Command, Writer};
 /// The file in the state directory.
 const FILE_NAME: &str = "central.sqlite";
 /// What each schema version adds to the one before it.
-const SCHEMA: [&str; 3] = [
+const SCHEMA: [&str; 4] = [
     include_str!("store/schema.sql"),
     include_str!("store/spoken_of.sql"),
     include_str!("store/denials.sql"),
+    include_str!("store/rollouts.sql"),
 ];
 const SCHEMA_VERSION: i64 = SCHEMA.len() as i64;
 /// Commands that may wait for the writer; then senders wait.
@@ -135,6 +136,36 @@ pub struct Lifted {
     pub reason: String,
 }
 
+/// A rollout's state, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRollout {
+    /// Its namespace.
+    pub namespace: String,
+    /// The encoded state; `None` where its LatticeRollout is gone.
+    pub state: Option<Vec<u8>>,
+}
+
+/// Something that happened to a rollout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredTransition {
+    /// Its namespace.
+    pub namespace: String,
+    /// When.
+    pub unix_nanos: u64,
+    /// The workload; empty where all are meant.
+    pub workload: String,
+    /// The phase before; may be empty.
+    pub from: String,
+    /// The phase after; may be empty.
+    pub to: String,
+    /// Who did it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// SHA-256, in hexadecimal, over what was known.
+    pub evidence: String,
+}
+
 /// What the store held when it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remembered {
@@ -144,6 +175,10 @@ pub struct Remembered {
     pub derived_policies: Vec<DerivedPolicy>,
     /// Denials that hold.
     pub denials: Vec<StoredDenial>,
+    /// Rollouts whose checksum held.
+    pub rollouts: Vec<StoredRollout>,
+    /// Namespaces of rollouts whose checksum did not hold; they do not count.
+    pub damaged_rollouts: Vec<String>,
     /// `namespace/name` of derivations whose checksum did not hold; they do not count.
     pub damaged_policies: Vec<String>,
     /// The last revision that was given out.
@@ -259,6 +294,38 @@ impl Store {
     /// When the query fails.
     pub async fn denials(&self, limit: u32) -> Result<Vec<StoredDenial>, StoreError> {
         self.read(move |connection| reader::denials(connection, limit)).await
+    }
+
+    /// Keeps what became of a rollout, all or none. Returns the new revision where its effect is to be given out, else 0.
+    ///
+    /// # Errors
+    /// When the transaction could not be committed.
+    pub async fn keep_rollout(
+        &self,
+        rollout: StoredRollout,
+        transitions: Vec<StoredTransition>,
+        is_given_out: bool,
+    ) -> Result<u64, StoreError> {
+        self.ask(|answer| Command::KeepRollout {
+            rollout,
+            transitions,
+            is_given_out,
+            answer,
+        })
+        .await
+    }
+
+    /// What happened to rollouts (of a namespace), the newest first; at most `limit`.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn rollout_history(
+        &self,
+        namespace: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<StoredTransition>, StoreError> {
+        self.read(move |connection| reader::rollout_history(connection, namespace.as_deref(), limit))
+            .await
     }
 
     async fn ask<T>(

@@ -295,7 +295,8 @@ async fn a_mode_reaches_the_agents_and_survives_a_restart() {
             namespace: "payments".to_owned(),
             policy: String::new(),
             mode: "enforce".to_owned(),
-            source: "namespace-override".to_owned()
+            source: "namespace-override".to_owned(),
+            nodes: Vec::new(),
         }]
     );
     // Empty clears it.

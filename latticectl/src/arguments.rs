@@ -12,6 +12,7 @@ Examples:
   latticectl events --follow                           what is refused, or would be
   latticectl mode set --namespace payments enforce     kill what no policy lists
   latticectl deny file 9f86… --reason 'incident 17'    refuse these bytes on every node, at once
+  latticectl rollout status                            how far each namespace is on the way to enforce
   latticectl policy check payment-service.yaml         what a file means, or what is wrong
   latticectl doctor                                    what this node can refuse, and what to change
   latticectl --central https://lattice.example.com:7443 service list
@@ -117,6 +118,14 @@ pub(crate) enum Verb {
     Deny {
         #[command(subcommand)]
         verb: DenyVerb,
+    },
+    /// How namespaces get from monitor to enforce: where each is, what is to be reviewed, and who agrees
+    #[command(
+        after_help = "Examples:\n  latticectl rollout status -n payments\n  latticectl rollout misses -n payments\n  latticectl rollout approve -n payments\n\nWhat a LatticeRollout says, and what each phase means: docs/rollout.md."
+    )]
+    Rollout {
+        #[command(subcommand)]
+        verb: RolloutVerb,
     },
     /// Execution policies
     Policy {
@@ -234,6 +243,116 @@ pub(crate) enum DenyVerb {
         #[arg(long)]
         history: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloutVerb {
+    /// Where each workload is, what it waits for, and what is open
+    #[command(after_help = "Examples:\n  latticectl rollout status\n  latticectl rollout status -n payments -o json")]
+    Status {
+        /// Only this namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+    },
+    /// What happened, when, by whom and why
+    #[command(after_help = "Example:\n  latticectl rollout history -n payments --limit 20")]
+    History {
+        /// Only this namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+        /// At most so many, the newest; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// What started, or tried to, and no list names: to be listed, or dismissed
+    #[command(
+        after_help = "Examples:\n  latticectl rollout misses -n payments\n  latticectl rollout misses --all -o json\n\nExits with 1 while any is open. A miss is over when its policy lists it (write it into the LatticeService: a command, a probe, a hook),\nor when somebody dismisses it: latticectl rollout dismiss."
+    )]
+    Misses {
+        /// Only this namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: Option<String>,
+        /// Those that are listed or dismissed too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Says of misses that they are not to be listed; they do not keep anything from being enforced any more
+    #[command(
+        after_help = "Example:\n  latticectl rollout dismiss -n payments 3f0c2a9b7d11 --reason 'penetration test 12'"
+    )]
+    Dismiss {
+        /// Which, as `latticectl rollout misses` shows them
+        #[arg(required = true, value_name = "ID")]
+        misses: Vec<String>,
+        #[command(flatten)]
+        which: RolloutTarget,
+        /// Why; kept with who and when
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Agrees that what was seen is enough to enforce
+    #[command(
+        after_help = "Examples:\n  latticectl rollout approve -n payments\n  latticectl rollout approve -n payments --gate 5b1f0c --reason 'reviewed with the team'\n\nAn approval is of one operator's certificate, for what `status` shows as the gate, and for 24 hours. Cedar must permit\nPromoteEnforcement for it."
+    )]
+    Approve {
+        #[command(flatten)]
+        which: RolloutTarget,
+        /// Only this gate, by its first digits; else what is asked now
+        #[arg(long, value_name = "HASH", default_value = "")]
+        gate: String,
+        /// Kept with who and when
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        /// Return before the agents have applied it
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Promotes nothing until it is resumed; what is enforced stays so
+    #[command(after_help = "Example:\n  latticectl rollout pause -n payments --reason 'incident 17'")]
+    Pause {
+        /// The namespace
+        #[arg(short, long, value_name = "NS")]
+        namespace: String,
+        /// Why; kept with who and when
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Goes on; a workload that was taken back begins in monitoring anew
+    #[command(
+        after_help = "Examples:\n  latticectl rollout resume -n payments --reason 'incident 17 is over'\n  latticectl rollout resume -n payments --workload server --reason 'the probe is listed now'"
+    )]
+    Resume {
+        #[command(flatten)]
+        which: RolloutTarget,
+        /// Why; kept with who and when
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Takes back to monitor what the rollout enforces, at once; it stays there until it is resumed
+    #[command(
+        after_help = "Example:\n  latticectl rollout rollback -n payments --workload server --reason 'it does not start'"
+    )]
+    Rollback {
+        #[command(flatten)]
+        which: RolloutTarget,
+        /// Why; kept with who and when
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Return before the agents have applied it
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+/// What a change of a rollout is for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RolloutTarget {
+    /// The namespace
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: String,
+    /// Only this workload of it
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(crate) workload: String,
 }
 
 /// What every change of the denylist says.

@@ -45,6 +45,12 @@ pub(crate) enum Failure {
         "only {applied} of {connected} connected agents have applied it so far. `latticectl status` shows what keeps the others."
     )]
     NotApplied { applied: u32, connected: u32 },
+    /// Misses were shown that nobody has reviewed.
+    #[error(
+        "{count} miss{} open: name the program in the service's command, probes or hooks, or dismiss it with a reason",
+        if *count == 1 { " is" } else { "es are" }
+    )]
+    OpenMisses { count: usize },
     /// The agent's program did not say what the node offers.
     #[error("no agent answers, and {} does not say what this node offers: {}. Name it with --program.", for_terminal(&program.display().to_string()), for_terminal(reason))]
     Program { program: PathBuf, reason: String },
@@ -66,7 +72,11 @@ impl Failure {
     /// 1 for no, 2 for don't know.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Findings { .. } | Self::NotApplied { .. } | Self::NothingEnforced | Self::TierTooLow { .. } => 1,
+            Self::Findings { .. }
+            | Self::OpenMisses { .. }
+            | Self::NotApplied { .. }
+            | Self::NothingEnforced
+            | Self::TierTooLow { .. } => 1,
             Self::Answer { status, .. } => match status.code() {
                 Code::PermissionDenied
                 | Code::Unauthenticated

@@ -10,6 +10,7 @@ mod mode;
 pub(crate) mod policy_check;
 pub(crate) mod policy_convert;
 mod policy_list;
+mod rollout;
 mod service_list;
 mod status;
 
@@ -55,6 +56,7 @@ async fn ask(verb: &Verb, connection: &mut Connection, output: &mut Output) -> R
             verb: ModeVerb::Get { namespace },
         } => mode::get(connection, output, namespace.as_deref()).await,
         Verb::Deny { verb } => deny(verb, connection, output).await,
+        Verb::Rollout { verb } => rollout::run(verb, connection, output).await,
         Verb::Policy {
             verb: PolicyVerb::List { namespace },
         } => policy_list::run(connection, output, namespace.as_deref()).await,

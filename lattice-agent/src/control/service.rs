@@ -4,10 +4,12 @@ use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt, stream};
 use lattice_api::v1::{
-    DenyRequest, DenyResponse, Event, GetModeRequest, GetModeResponse, GetNodeReportRequest, GetStatusRequest,
-    GetStatusResponse, LiftDenialRequest, ListDenialsRequest, ListDenialsResponse, ListEventsRequest,
-    ListPoliciesRequest, ListPoliciesResponse, ListServicesRequest, ListServicesResponse, NodeReport, SetModeRequest,
-    SetModeResponse, control_server::Control,
+    ChangeRolloutRequest, ChangeRolloutResponse, DenyRequest, DenyResponse, Event, GetModeRequest, GetModeResponse,
+    GetNodeReportRequest, GetStatusRequest, GetStatusResponse, LiftDenialRequest, ListDenialsRequest,
+    ListDenialsResponse, ListEventsRequest, ListPoliciesRequest, ListPoliciesResponse, ListRolloutHistoryRequest,
+    ListRolloutHistoryResponse, ListRolloutMissesRequest, ListRolloutMissesResponse, ListRolloutsRequest,
+    ListRolloutsResponse, ListServicesRequest, ListServicesResponse, NodeReport, SetModeRequest, SetModeResponse,
+    control_server::Control,
 };
 use lattice_policy::Mode;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -17,6 +19,7 @@ use super::{Backend, LocalModes, RecentEvents, SetModeError, recent_events::is_o
 use crate::error_chain::ErrorChain;
 
 const NAMESPACE_BYTES: usize = 253;
+const WHO_ROLLS_OUT: &str = "an agent has the modes that it is given: ask central, with latticectl --central URL";
 const WHO_DENIES: &str = "an agent denies what central and its own --denylist file say: ask central, with latticectl --central URL, or write the file";
 
 pub(super) struct Service {
@@ -163,6 +166,31 @@ impl Control for Service {
         }
         let (revision, denials) = self.ask(|backend| backend.denials()).await?;
         Ok(Response::new(ListDenialsResponse { revision, denials }))
+    }
+
+    async fn list_rollouts(&self, _: Request<ListRolloutsRequest>) -> Result<Response<ListRolloutsResponse>, Status> {
+        Err(Status::unimplemented(WHO_ROLLS_OUT))
+    }
+
+    async fn list_rollout_misses(
+        &self,
+        _: Request<ListRolloutMissesRequest>,
+    ) -> Result<Response<ListRolloutMissesResponse>, Status> {
+        Err(Status::unimplemented(WHO_ROLLS_OUT))
+    }
+
+    async fn list_rollout_history(
+        &self,
+        _: Request<ListRolloutHistoryRequest>,
+    ) -> Result<Response<ListRolloutHistoryResponse>, Status> {
+        Err(Status::unimplemented(WHO_ROLLS_OUT))
+    }
+
+    async fn change_rollout(
+        &self,
+        _: Request<ChangeRolloutRequest>,
+    ) -> Result<Response<ChangeRolloutResponse>, Status> {
+        Err(Status::unimplemented(WHO_ROLLS_OUT))
     }
 
     async fn get_node_report(&self, _: Request<GetNodeReportRequest>) -> Result<Response<NodeReport>, Status> {

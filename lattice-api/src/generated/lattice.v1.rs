@@ -825,6 +825,227 @@ pub struct NotRefused {
     #[prost(string, tag = "2")]
     pub why: ::prost::alloc::string::String,
 }
+/// A LatticeRollout and where it is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Rollout {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// development | staging | production
+    #[prost(string, tag = "3")]
+    pub environment: ::prost::alloc::string::String,
+    /// monitor | enforce: where the namespace is taken to.
+    #[prost(string, tag = "4")]
+    pub runtime: ::prost::alloc::string::String,
+    /// Why nothing is promoted: paused, or frozen, by whom and why. Empty where it may be.
+    #[prost(string, tag = "5")]
+    pub standstill: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub min_duration_seconds: u64,
+    #[prost(uint64, tag = "7")]
+    pub quiet_period_seconds: u64,
+    /// Different operator certificates that must approve; 0 where nobody must.
+    #[prost(uint32, tag = "8")]
+    pub approvers: u32,
+    #[prost(uint32, tag = "9")]
+    pub steps: u32,
+    /// One a workload that has a policy. None: the rollout is Pending.
+    #[prost(message, repeated, tag = "10")]
+    pub tracks: ::prost::alloc::vec::Vec<RolloutTrack>,
+}
+/// One workload on its way.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RolloutTrack {
+    /// Empty: of policies that are for all workloads.
+    #[prost(string, tag = "1")]
+    pub workload: ::prost::alloc::string::String,
+    /// Monitoring | AwaitingApproval | Canary | Enforced | RolledBack
+    #[prost(string, tag = "2")]
+    pub phase: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub since_unix_nanos: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub policies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "5")]
+    pub elapsed_seconds: u64,
+    #[prost(uint64, tag = "6")]
+    pub quiet_seconds: u64,
+    /// Why the clock stands still; empty while it runs.
+    #[prost(string, tag = "7")]
+    pub hold: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "8")]
+    pub open_misses: u32,
+    /// Hash of what is asked about; empty where nothing is.
+    #[prost(string, tag = "9")]
+    pub gate: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "10")]
+    pub approvals: ::prost::alloc::vec::Vec<RolloutApproval>,
+    /// Of a canary: which step, from 1, for how long it was looked at, and where it is enforced.
+    #[prost(uint32, tag = "11")]
+    pub step: u32,
+    #[prost(uint64, tag = "12")]
+    pub held_seconds: u64,
+    #[prost(string, repeated, tag = "13")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How often the breaker opened since a person last said that all is well.
+    #[prost(uint32, tag = "14")]
+    pub breaker_opened: u32,
+    /// Of what was taken back: why, and when monitoring begins anew; 0 where a person must say so.
+    #[prost(string, tag = "15")]
+    pub rolled_back_because: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "16")]
+    pub rearm_unix_nanos: u64,
+    /// Where a mode is set for the namespace by hand, which wins over the rollout: that mode.
+    #[prost(string, tag = "17")]
+    pub overridden_by: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RolloutApproval {
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub unix_nanos: u64,
+}
+/// A program that no list names, and that started or tried to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RolloutMiss {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub path: ::prost::alloc::string::String,
+    /// Hexadecimal; empty where it was not had.
+    #[prost(string, tag = "6")]
+    pub sha256: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub origin: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub drift: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "11")]
+    pub count: u64,
+    #[prost(bool, tag = "12")]
+    pub was_refused: bool,
+    #[prost(uint64, tag = "13")]
+    pub first_unix_nanos: u64,
+    #[prost(uint64, tag = "14")]
+    pub last_unix_nanos: u64,
+    /// open | listed | dismissed
+    #[prost(string, tag = "15")]
+    pub review: ::prost::alloc::string::String,
+    /// Of one that was dismissed: who, when, why.
+    #[prost(string, tag = "16")]
+    pub dismissed_by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "17")]
+    pub dismissed_unix_nanos: u64,
+    #[prost(string, tag = "18")]
+    pub dismissed_because: ::prost::alloc::string::String,
+}
+/// Something that happened to a rollout.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RolloutTransition {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub unix_nanos: u64,
+    /// Empty: the namespace as a whole.
+    #[prost(string, tag = "3")]
+    pub workload: ::prost::alloc::string::String,
+    /// Phases; equal, or empty, where none was left.
+    #[prost(string, tag = "4")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub to: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
+    /// SHA-256 over what was known then, in hexadecimal.
+    #[prost(string, tag = "8")]
+    pub evidence: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRolloutsRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRolloutsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub rollouts: ::prost::alloc::vec::Vec<Rollout>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRolloutMissesRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Those that are listed or dismissed too.
+    #[prost(bool, tag = "2")]
+    pub all: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRolloutMissesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub misses: ::prost::alloc::vec::Vec<RolloutMiss>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRolloutHistoryRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// At most so many, the newest; 0 for all that is kept.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRolloutHistoryResponse {
+    /// The newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub transitions: ::prost::alloc::vec::Vec<RolloutTransition>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeRolloutRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Empty: all of the namespace.
+    #[prost(string, tag = "2")]
+    pub workload: ::prost::alloc::string::String,
+    /// approve | pause | resume | rollback | dismiss
+    #[prost(string, tag = "3")]
+    pub action: ::prost::alloc::string::String,
+    /// Why: 1 to 500 bytes; of approve it may be empty.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Of approve: the first digits of the gate that is meant; empty for what is asked now.
+    #[prost(string, tag = "5")]
+    pub gate: ::prost::alloc::string::String,
+    /// Of dismiss: which.
+    #[prost(string, repeated, tag = "6")]
+    pub misses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Return only when every connected agent has applied what it leads to.
+    #[prost(bool, tag = "7")]
+    pub wait: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeRolloutResponse {
+    /// What it led to.
+    #[prost(message, repeated, tag = "1")]
+    pub transitions: ::prost::alloc::vec::Vec<RolloutTransition>,
+    /// Of the policy set; 0 where agents are given nothing new.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(uint32, tag = "3")]
+    pub agents_applied: u32,
+    #[prost(uint32, tag = "4")]
+    pub agents_connected: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DenyRequest {
     /// image | file
@@ -974,9 +1195,12 @@ pub struct EffectiveMode {
     pub policy: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub mode: ::prost::alloc::string::String,
-    /// denylist | emergency | namespace-override | policy
+    /// denylist | emergency | namespace-override | rollout | policy
     #[prost(string, tag = "4")]
     pub source: ::prost::alloc::string::String,
+    /// Of a canary: the nodes on which it holds; none where it holds on every one.
+    #[prost(string, repeated, tag = "5")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListPoliciesRequest {
@@ -1333,6 +1557,106 @@ pub mod control_client {
                 .insert(GrpcMethod::new("lattice.v1.Control", "ListDenials"));
             self.inner.unary(req, path, codec).await
         }
+        /// Central only: where each rollout is.
+        pub async fn list_rollouts(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRolloutsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRolloutsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lattice.v1.Control/ListRollouts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lattice.v1.Control", "ListRollouts"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Central only: what no list names, for review.
+        pub async fn list_rollout_misses(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRolloutMissesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRolloutMissesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lattice.v1.Control/ListRolloutMisses",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lattice.v1.Control", "ListRolloutMisses"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Central only: what happened, by whom and why.
+        pub async fn list_rollout_history(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRolloutHistoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRolloutHistoryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lattice.v1.Control/ListRolloutHistory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lattice.v1.Control", "ListRolloutHistory"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Central only: what an operator says to a rollout.
+        pub async fn change_rollout(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeRolloutRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeRolloutResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lattice.v1.Control/ChangeRollout",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lattice.v1.Control", "ChangeRollout"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1409,6 +1733,38 @@ pub mod control_server {
             request: tonic::Request<super::ListDenialsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListDenialsResponse>,
+            tonic::Status,
+        >;
+        /// Central only: where each rollout is.
+        async fn list_rollouts(
+            &self,
+            request: tonic::Request<super::ListRolloutsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRolloutsResponse>,
+            tonic::Status,
+        >;
+        /// Central only: what no list names, for review.
+        async fn list_rollout_misses(
+            &self,
+            request: tonic::Request<super::ListRolloutMissesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRolloutMissesResponse>,
+            tonic::Status,
+        >;
+        /// Central only: what happened, by whom and why.
+        async fn list_rollout_history(
+            &self,
+            request: tonic::Request<super::ListRolloutHistoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRolloutHistoryResponse>,
+            tonic::Status,
+        >;
+        /// Central only: what an operator says to a rollout.
+        async fn change_rollout(
+            &self,
+            request: tonic::Request<super::ChangeRolloutRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeRolloutResponse>,
             tonic::Status,
         >;
     }
@@ -1916,6 +2272,186 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListDenialsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/ListRollouts" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRolloutsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListRolloutsRequest>
+                    for ListRolloutsSvc<T> {
+                        type Response = super::ListRolloutsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRolloutsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_rollouts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRolloutsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/ListRolloutMisses" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRolloutMissesSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListRolloutMissesRequest>
+                    for ListRolloutMissesSvc<T> {
+                        type Response = super::ListRolloutMissesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRolloutMissesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_rollout_misses(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRolloutMissesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/ListRolloutHistory" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRolloutHistorySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListRolloutHistoryRequest>
+                    for ListRolloutHistorySvc<T> {
+                        type Response = super::ListRolloutHistoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRolloutHistoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_rollout_history(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRolloutHistorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/ChangeRollout" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeRolloutSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ChangeRolloutRequest>
+                    for ChangeRolloutSvc<T> {
+                        type Response = super::ChangeRolloutResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeRolloutRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::change_rollout(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeRolloutSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

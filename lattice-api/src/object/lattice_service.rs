@@ -98,7 +98,7 @@ fn one_replica() -> u32 {
 }
 
 impl Environment {
-    const WORDS: [(&str, Self); 3] = [
+    pub(super) const WORDS: [(&str, Self); 3] = [
         ("development", Self::Development),
         ("staging", Self::Staging),
         ("production", Self::Production),

@@ -22,6 +22,7 @@ impl<'a> Parts<'a> {
             set: ObjectSet {
                 services: BTreeMap::new(),
                 documents: BTreeMap::new(),
+                rollouts: BTreeMap::new(),
                 trust: Arc::default(),
                 gate: gates.gate(),
                 problems: gates.problems().clone(),
@@ -52,6 +53,22 @@ impl<'a> Parts<'a> {
             Object::LatticeService(service) => {
                 self.set.files.insert(key.clone(), origin.to_owned());
                 self.set.services.insert(key, Arc::new(service.clone()));
+            }
+            Object::LatticeRollout(rollout) => {
+                let of_namespace = self.set.rollouts.get(namespace).map(|first| first.name.clone());
+                match of_namespace {
+                    None => drop(
+                        self.set
+                            .rollouts
+                            .insert(namespace.to_owned(), Arc::new(rollout.clone())),
+                    ),
+                    Some(first) => {
+                        let problem = format!(
+                            "{origin}: namespace {namespace} has a LatticeRollout already, {first}, which counts; remove one of them"
+                        );
+                        self.problems(origin, [problem]);
+                    }
+                }
             }
             Object::TrustPolicy(policy) => drop(self.trust_policies.insert(&policy.name, policy)),
             Object::Secret(secret) => self.add_secret(secret),

@@ -9,10 +9,11 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Shared, denial, stopped};
+use super::{Shared, denial, rollout, stopped};
 use crate::{
     identity::{Identity, certificate_fingerprint},
     nodes::Given,
+    rollout::state::Reach,
     store::StoreError,
 };
 
@@ -56,7 +57,8 @@ impl Control for ControlService {
     ) -> Result<Response<wire::GetStatusResponse>, Status> {
         require_operator(&request)?;
         let nodes = self.shared.nodes.all();
-        let counters: HashMap<String, u64> = self.shared.counters.all().into_iter().collect();
+        let mut counters: HashMap<String, u64> = self.shared.counters.all().into_iter().collect();
+        counters.extend(self.shared.rollouts.counts().await);
         Ok(Response::new(wire::GetStatusResponse {
             role: "central".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -167,12 +169,36 @@ impl Control for ControlService {
                 .namespace_modes
                 .iter()
                 .find(|over| over.namespace == policy.namespace);
-            modes.push(wire::EffectiveMode {
+            let reach = set.reach(&policy.namespace, &policy.name);
+            let source = match (over, reach) {
+                (Some(_), _) => "namespace-override",
+                (None, Some(_)) => "rollout",
+                (None, None) => "policy",
+            };
+            let mode = wire::EffectiveMode {
                 namespace: policy.namespace.clone(),
                 policy: policy.name.clone(),
                 mode: over.map_or(&policy.mode, |over| &over.mode).clone(),
-                source: if over.is_some() { "namespace-override" } else { "policy" }.to_owned(),
-            });
+                source: source.to_owned(),
+                nodes: Vec::new(),
+            };
+            if let (None, Some(Reach::Nodes(nodes))) = (over, reach) {
+                // What holds on the canaries, besides what holds elsewhere.
+                let canary = nodes
+                    .first()
+                    .map(|node| set.for_node(node).policies)
+                    .unwrap_or_default();
+                let is_it =
+                    |other: &&wire::ExecPolicy| (&other.namespace, &other.name) == (&policy.namespace, &policy.name);
+                if let Some(canary) = canary.iter().find(is_it) {
+                    modes.push(wire::EffectiveMode {
+                        mode: canary.mode.clone(),
+                        nodes: nodes.iter().cloned().collect(),
+                        ..mode.clone()
+                    });
+                }
+            }
+            modes.push(mode);
         }
         for over in set.namespace_modes.iter().filter(|over| is_wanted(&over.namespace)) {
             if !set.policies.iter().any(|policy| policy.namespace == over.namespace) {
@@ -181,6 +207,7 @@ impl Control for ControlService {
                     policy: String::new(),
                     mode: over.mode.clone(),
                     source: "namespace-override".to_owned(),
+                    nodes: Vec::new(),
                 });
             }
         }
@@ -252,6 +279,44 @@ impl Control for ControlService {
     ) -> Result<Response<wire::ListDenialsResponse>, Status> {
         require_operator(&request)?;
         let answer = denial::list(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_rollouts(
+        &self,
+        request: Request<wire::ListRolloutsRequest>,
+    ) -> Result<Response<wire::ListRolloutsResponse>, Status> {
+        require_operator(&request)?;
+        Ok(Response::new(
+            rollout::list(&self.shared, &request.into_inner().namespace).await,
+        ))
+    }
+
+    async fn list_rollout_misses(
+        &self,
+        request: Request<wire::ListRolloutMissesRequest>,
+    ) -> Result<Response<wire::ListRolloutMissesResponse>, Status> {
+        require_operator(&request)?;
+        Ok(Response::new(
+            rollout::misses(&self.shared, &request.into_inner()).await,
+        ))
+    }
+
+    async fn list_rollout_history(
+        &self,
+        request: Request<wire::ListRolloutHistoryRequest>,
+    ) -> Result<Response<wire::ListRolloutHistoryResponse>, Status> {
+        require_operator(&request)?;
+        let answer = rollout::history(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn change_rollout(
+        &self,
+        request: Request<wire::ChangeRolloutRequest>,
+    ) -> Result<Response<wire::ChangeRolloutResponse>, Status> {
+        let operator = operator(&request)?;
+        let answer = rollout::change(&self.shared, operator, request.into_inner()).await?;
         Ok(Response::new(answer))
     }
 

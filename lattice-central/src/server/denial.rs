@@ -29,7 +29,7 @@ fn denied(kind: &str, digest: &str) -> Result<Denied, Status> {
     Denied::parse(kind, digest).map_err(|error| Status::invalid_argument(format!("{kind} digest: {error}")))
 }
 
-fn now_unix_nanos() -> u64 {
+pub(super) fn now_unix_nanos() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -143,7 +143,7 @@ impl AgentStream {
                 }
                 changed = policies.changed() => {
                     changed.map_err(|_| Status::unavailable("central is stopping; connect again"))?;
-                    let set = policies.borrow_and_update().as_ref().clone();
+                    let set = policies.borrow_and_update().for_node(&self.node);
                     self.send(wire::hub_message::Kind::Policies(set)).await?;
                 }
                 message = self.inbound.message() => match message? {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{DerivedPolicy, Lifted, Remembered, StoredDenial, writer::checksum};
+use super::{DerivedPolicy, Lifted, Remembered, StoredDenial, StoredRollout, StoredTransition, writer::checksum};
 
 /// An event as it comes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,21 @@ pub(super) fn remembered(connection: &Connection) -> rusqlite::Result<Remembered
     for row in denials.query_map([], denial)? {
         remembered.denials.push(row?);
     }
+    let mut rollouts = connection.prepare("SELECT namespace, state, sha256 FROM rollouts ORDER BY namespace")?;
+    let read = |row: &Row<'_>| -> rusqlite::Result<(StoredRollout, Vec<u8>)> {
+        let rollout = StoredRollout {
+            namespace: row.get(0)?,
+            state: row.get(1)?,
+        };
+        Ok((rollout, row.get(2)?))
+    };
+    for row in rollouts.query_map([], read)? {
+        let (rollout, sha256) = row?;
+        match checksum(rollout.state.as_deref()) == sha256 {
+            true => remembered.rollouts.push(rollout),
+            false => remembered.damaged_rollouts.push(rollout.namespace),
+        }
+    }
     let revision: i64 = connection.query_row("SELECT last FROM revision", [], |row| row.get(0))?;
     remembered.revision = revision.cast_unsigned();
     Ok(remembered)
@@ -84,6 +99,41 @@ pub(super) fn denials(connection: &Connection, limit: u32) -> rusqlite::Result<V
         .prepare_cached(&format!("SELECT {DENIAL} FROM denials ORDER BY number DESC LIMIT ?"))?
         .query_map([limit], denial)?
         .collect()
+}
+
+pub(super) fn rollout_history(
+    connection: &Connection,
+    namespace: Option<&str>,
+    limit: u32,
+) -> rusqlite::Result<Vec<StoredTransition>> {
+    const COLUMNS: &str = "namespace, unix_nanos, workload, from_phase, to_phase, by, reason, evidence";
+    let read = |row: &Row<'_>| {
+        let unix_nanos: i64 = row.get(1)?;
+        Ok(StoredTransition {
+            namespace: row.get(0)?,
+            unix_nanos: unix_nanos.cast_unsigned(),
+            workload: row.get(2)?,
+            from: row.get(3)?,
+            to: row.get(4)?,
+            by: row.get(5)?,
+            reason: row.get(6)?,
+            evidence: row.get(7)?,
+        })
+    };
+    match namespace {
+        Some(namespace) => connection
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM rollout_history WHERE namespace = ? ORDER BY number DESC LIMIT ?"
+            ))?
+            .query_map(params![namespace, limit], read)?
+            .collect(),
+        None => connection
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM rollout_history ORDER BY number DESC LIMIT ?"
+            ))?
+            .query_map([limit], read)?
+            .collect(),
+    }
 }
 
 pub(super) fn last_cursor(connection: &Connection) -> rusqlite::Result<i64> {

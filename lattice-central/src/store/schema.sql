@@ -1,4 +1,4 @@
--- Version 1 (PRAGMA user_version); version 2 adds spoken_of.sql, version 3 denials.sql. Every statement is plain SQL where it can be, for the day when PostgreSQL joins.
+-- Version 1 (PRAGMA user_version); version 2 adds spoken_of.sql, version 3 denials.sql, version 4 rollouts.sql. Every statement is plain SQL where it can be, for the day when PostgreSQL joins.
 
 -- What happened. `cursor` rises with commit order, since there is one writer; readers follow by it.
 CREATE TABLE events (

@@ -6,7 +6,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{DerivedPolicy, Lifted, NewEvent, StoreError, StoredDenial, losses, reader};
+use super::{
+    DerivedPolicy, Lifted, NewEvent, StoreError, StoredDenial, StoredRollout, StoredTransition, losses, reader,
+};
 
 /// More commands than this do not share a transaction, so that the first of them need not wait long.
 const COMMANDS_IN_A_TRANSACTION_MAXIMUM: usize = 64;
@@ -29,6 +31,13 @@ pub(super) enum Command {
     },
     Deny {
         denial: StoredDenial,
+        answer: Answer<u64>,
+    },
+    /// 0 for an answer: nothing is to be given out.
+    KeepRollout {
+        rollout: StoredRollout,
+        transitions: Vec<StoredTransition>,
+        is_given_out: bool,
         answer: Answer<u64>,
     },
     /// 0 for an answer: there is none to be lifted.
@@ -111,6 +120,7 @@ impl Writer {
                         Command::SetMode { answer, .. }
                         | Command::KeepPolicies { answer, .. }
                         | Command::Deny { answer, .. }
+                        | Command::KeepRollout { answer, .. }
                         | Command::LiftDenial { answer, .. } => {
                             drop(answer.send(Err(failed())));
                         }
@@ -148,6 +158,16 @@ impl Writer {
                 }
                 Command::Deny { denial, answer } => {
                     let revision = deny(&transaction, &denial);
+                    unanswered.push(Done::Revised(answer, *revision.as_ref().unwrap_or(&0)));
+                    revision?;
+                }
+                Command::KeepRollout {
+                    rollout,
+                    transitions,
+                    is_given_out,
+                    answer,
+                } => {
+                    let revision = keep_rollout(&transaction, &rollout, &transitions, is_given_out);
                     unanswered.push(Done::Revised(answer, *revision.as_ref().unwrap_or(&0)));
                     revision?;
                 }
@@ -238,6 +258,37 @@ fn keep_policies(connection: &Connection, policies: &[DerivedPolicy]) -> rusqlit
     next_revision(connection)
 }
 
+fn keep_rollout(
+    connection: &Connection,
+    rollout: &StoredRollout,
+    transitions: &[StoredTransition],
+    is_given_out: bool,
+) -> rusqlite::Result<u64> {
+    let StoredRollout { namespace, state } = rollout;
+    connection.execute(
+        "INSERT INTO rollouts (namespace, state, sha256) VALUES (?, ?, ?)
+         ON CONFLICT (namespace) DO UPDATE SET state = excluded.state, sha256 = excluded.sha256",
+        params![namespace, state, checksum(state.as_deref())],
+    )?;
+    for told in transitions {
+        connection.execute(
+            "INSERT INTO rollout_history (namespace, unix_nanos, workload, from_phase, to_phase, by, reason, evidence)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            params![
+                told.namespace,
+                told.unix_nanos.cast_signed(),
+                told.workload,
+                told.from,
+                told.to,
+                told.by,
+                told.reason,
+                told.evidence,
+            ],
+        )?;
+    }
+    if is_given_out { next_revision(connection) } else { Ok(0) }
+}
+
 fn deny(connection: &Connection, denial: &StoredDenial) -> rusqlite::Result<u64> {
     let replaced = Lifted {
         unix_nanos: denial.set_unix_nanos,
@@ -274,9 +325,9 @@ fn end(connection: &Connection, kind: &str, digest: &str, lifted: &Lifted) -> ru
     )
 }
 
-/// The checksum beside a kept policy; of a withdrawn one, that of nothing.
-pub(super) fn checksum(policy: Option<&[u8]>) -> Vec<u8> {
-    Sha256::digest(policy.unwrap_or_default()).to_vec()
+/// The checksum beside what is kept; of what was withdrawn, that of nothing.
+pub(super) fn checksum(kept: Option<&[u8]>) -> Vec<u8> {
+    Sha256::digest(kept.unwrap_or_default()).to_vec()
 }
 
 fn next_revision(connection: &Connection) -> rusqlite::Result<u64> {

@@ -1,6 +1,7 @@
 //! A central with real TLS on the loopback, and agents and operators that talk to it.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part of it")]
 
+pub mod node;
 pub mod program;
 pub mod registry;
 
@@ -21,6 +22,8 @@ use lattice_central::{
     denials::Denials,
     init_tls::{TlsRequest, init_tls},
     nodes::Nodes,
+    objects::ObjectSet,
+    rollout::driver::Rollouts,
     server::{BoundServer, Counters, Shared},
     settings::{ObjectsFrom, Settings},
     standings::Standings,
@@ -114,6 +117,8 @@ pub async fn channel(address: SocketAddr, tls: ClientTlsConfig) -> Result<Channe
 pub struct Central {
     pub shared: Arc<Shared>,
     pub address: SocketAddr,
+    /// What the directory would say.
+    pub objects: watch::Sender<ObjectSet>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
@@ -123,11 +128,16 @@ impl Central {
         let (store, remembered) = Store::open(&place.settings.state).unwrap();
         let (stop, stopping) = watch::channel(false);
         let denials = Denials::new(store.clone(), &remembered);
+        let last_cursor = *store.last_cursor().borrow();
+        let (objects_sender, objects) = watch::channel(ObjectSet::default());
+        let rollouts = Rollouts::new(&remembered, last_cursor);
+        rollouts.follow(objects);
         let board = Arc::new(Board::new(store.clone(), remembered));
         let nodes = Nodes::default();
         let shared = Arc::new(Shared {
             board,
             denials,
+            rollouts,
             nodes,
             standings: Standings::default(),
             store,
@@ -141,6 +151,7 @@ impl Central {
         Self {
             shared,
             address,
+            objects: objects_sender,
             stop,
             serving,
         }

@@ -32,6 +32,9 @@ struct ModeItem {
     policy: String,
     mode: String,
     source: String,
+    /// Of a canary: where it holds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<String>,
 }
 
 /// Sets the override of a namespace, or clears it.
@@ -97,6 +100,7 @@ pub(crate) async fn get(
             policy: mode.policy,
             mode: mode.mode,
             source: mode.source,
+            nodes: mode.nodes,
         };
         return output.json(
             "ModeList",
@@ -112,7 +116,10 @@ pub(crate) async fn get(
                 plain(&mode.namespace),
                 plain(crate::output::or_dash(&mode.policy)),
                 mode_cell(&mode.mode),
-                plain(&mode.source),
+                plain(match mode.nodes.as_slice() {
+                    [] => mode.source.clone(),
+                    nodes => format!("{} on {}", mode.source, nodes.join(", ")),
+                }),
             ]
         })
         .collect();

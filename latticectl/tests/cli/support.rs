@@ -31,6 +31,10 @@ pub(crate) struct Answers {
     pub(crate) node_report: Result<v1::NodeReport, Status>,
     pub(crate) deny: Result<v1::DenyResponse, Status>,
     pub(crate) denials: v1::ListDenialsResponse,
+    pub(crate) rollouts: Result<Vec<v1::Rollout>, Status>,
+    pub(crate) misses: Vec<v1::RolloutMiss>,
+    pub(crate) transitions: Vec<v1::RolloutTransition>,
+    pub(crate) change_rollout: Result<v1::ChangeRolloutResponse, Status>,
 }
 
 impl Default for Answers {
@@ -45,6 +49,10 @@ impl Default for Answers {
             node_report: Err(Status::unimplemented("central is on no node: ask the agent")),
             deny: Err(Status::unimplemented("an agent denies what central says: ask central")),
             denials: v1::ListDenialsResponse::default(),
+            rollouts: Ok(Vec::new()),
+            misses: Vec::new(),
+            transitions: Vec::new(),
+            change_rollout: Ok(v1::ChangeRolloutResponse::default()),
         }
     }
 }
@@ -139,6 +147,41 @@ impl Control for Answerer {
     ) -> Result<Response<v1::ListDenialsResponse>, Status> {
         self.note(&request.into_inner());
         Ok(Response::new(self.answers.denials.clone()))
+    }
+
+    async fn list_rollouts(
+        &self,
+        request: Request<v1::ListRolloutsRequest>,
+    ) -> Result<Response<v1::ListRolloutsResponse>, Status> {
+        self.note(&request.into_inner());
+        let rollouts = self.answers.rollouts.clone()?;
+        Ok(Response::new(v1::ListRolloutsResponse { rollouts }))
+    }
+
+    async fn list_rollout_misses(
+        &self,
+        request: Request<v1::ListRolloutMissesRequest>,
+    ) -> Result<Response<v1::ListRolloutMissesResponse>, Status> {
+        self.note(&request.into_inner());
+        let misses = self.answers.misses.clone();
+        Ok(Response::new(v1::ListRolloutMissesResponse { misses }))
+    }
+
+    async fn list_rollout_history(
+        &self,
+        request: Request<v1::ListRolloutHistoryRequest>,
+    ) -> Result<Response<v1::ListRolloutHistoryResponse>, Status> {
+        self.note(&request.into_inner());
+        let transitions = self.answers.transitions.clone();
+        Ok(Response::new(v1::ListRolloutHistoryResponse { transitions }))
+    }
+
+    async fn change_rollout(
+        &self,
+        request: Request<v1::ChangeRolloutRequest>,
+    ) -> Result<Response<v1::ChangeRolloutResponse>, Status> {
+        self.note(&request.into_inner());
+        self.answers.change_rollout.clone().map(Response::new)
     }
 
     async fn get_node_report(

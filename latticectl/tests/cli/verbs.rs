@@ -338,10 +338,16 @@ fn mode_get_names_the_source() {
         policy: policy.to_owned(),
         mode: mode.to_owned(),
         source: source.to_owned(),
+        nodes: match source {
+            "rollout" if mode == "enforce" => vec!["node-1".to_owned(), "node-2".to_owned()],
+            _ => Vec::new(),
+        },
     };
     let answers = || Answers {
         modes: vec![
             mode("payments", "payment-service", "enforce", "namespace-override"),
+            mode("shop", "cart", "enforce", "rollout"),
+            mode("shop", "cart", "monitor", "rollout"),
             mode("billing", "ledger", "monitor", "policy"),
         ],
         ..Default::default()
@@ -740,4 +746,211 @@ fn denials_are_listed_with_who_when_and_why() {
     );
     assert_eq!(asked, ["ListDenialsRequest { history: true }"]);
     check(answers(Vec::new()), &["deny", "list"], "deny_list_empty.txt", 0);
+}
+
+fn rollouts() -> Vec<v1::Rollout> {
+    let track = |workload: &str, phase: &str| v1::RolloutTrack {
+        workload: workload.to_owned(),
+        phase: phase.to_owned(),
+        since_unix_nanos: 1_763_710_873_000_000_000,
+        policies: vec![workload.to_owned()],
+        elapsed_seconds: 432_000,
+        quiet_seconds: 3_605,
+        ..Default::default()
+    };
+    let rollout = |namespace: &str, tracks| v1::Rollout {
+        namespace: namespace.to_owned(),
+        name: namespace.to_owned(),
+        environment: "production".to_owned(),
+        runtime: "enforce".to_owned(),
+        standstill: String::new(),
+        min_duration_seconds: 604_800,
+        quiet_period_seconds: 259_200,
+        approvers: 2,
+        steps: 3,
+        tracks,
+    };
+    let held = v1::RolloutTrack {
+        hold: "the agent of node-2, which had containers of it, is not connected".to_owned(),
+        open_misses: 2,
+        ..track("cart", "Monitoring")
+    };
+    let asked = v1::RolloutTrack {
+        gate: "5b1f".repeat(16),
+        approvals: vec![v1::RolloutApproval {
+            by: "operator sha256:9f86".to_owned(),
+            unix_nanos: 1_763_710_873_000_000_000,
+        }],
+        ..track("ledger", "AwaitingApproval")
+    };
+    let canary = v1::RolloutTrack {
+        step: 2,
+        held_seconds: 60,
+        nodes: vec!["node-1".to_owned()],
+        ..track("mail", "Canary")
+    };
+    let back = v1::RolloutTrack {
+        rolled_back_because: "the breaker opened: \"/bin/ls\"\u{1b}[2J".to_owned(),
+        breaker_opened: 2,
+        ..track("server", "RolledBack")
+    };
+    vec![
+        rollout("billing", Vec::new()),
+        v1::Rollout {
+            standstill: "frozen: holidays".to_owned(),
+            ..rollout("payments", vec![held, asked, canary, track("web", "Enforced"), back])
+        },
+    ]
+}
+
+#[test]
+fn rollout_status_says_where_each_is_and_why() {
+    let answers = || Answers {
+        rollouts: Ok(rollouts()),
+        ..Default::default()
+    };
+    let asked = check(answers(), &["rollout", "status"], "rollout_status.txt", 0);
+    assert_eq!(asked, ["ListRolloutsRequest { namespace: \"\" }"]);
+    check(
+        answers(),
+        &["rollout", "status", "-o", "json"],
+        "rollout_status.json",
+        0,
+    );
+    check(
+        Answers::default(),
+        &["rollout", "status", "-n", "x"],
+        "rollout_status_none.txt",
+        0,
+    );
+}
+
+#[test]
+fn rollout_misses_exit_with_1_while_one_is_open() {
+    let miss = |id: &str, review: &str| v1::RolloutMiss {
+        id: id.to_owned(),
+        namespace: "payments".to_owned(),
+        workload: "server".to_owned(),
+        policy: "server".to_owned(),
+        path: "/usr/bin/curl".to_owned(),
+        sha256: "ab".repeat(32),
+        role: "target".to_owned(),
+        origin: "exec-session".to_owned(),
+        reason: "unlisted".to_owned(),
+        drift: "unlisted-in-image".to_owned(),
+        count: 17,
+        first_unix_nanos: 1_763_710_000_000_000_000,
+        last_unix_nanos: 1_763_710_873_000_000_000,
+        review: review.to_owned(),
+        ..Default::default()
+    };
+    let dismissed = v1::RolloutMiss {
+        dismissed_by: "operator sha256:9f86".to_owned(),
+        dismissed_unix_nanos: 1_763_710_873_000_000_000,
+        dismissed_because: "penetration test 12".to_owned(),
+        ..miss("3f0c2a9b7d12", "dismissed")
+    };
+    let answers = |misses: Vec<v1::RolloutMiss>| Answers {
+        misses,
+        ..Default::default()
+    };
+    let both = || answers(vec![miss("3f0c2a9b7d11", "open"), dismissed.clone()]);
+    let asked = check(both(), &["rollout", "misses", "--all"], "rollout_misses.txt", 1);
+    assert_eq!(asked, ["ListRolloutMissesRequest { namespace: \"\", all: true }"]);
+    check(both(), &["rollout", "misses", "-o", "json"], "rollout_misses.json", 1);
+    check(
+        answers(vec![dismissed.clone()]),
+        &["rollout", "misses", "-n", "payments"],
+        "rollout_misses_over.txt",
+        0,
+    );
+}
+
+#[test]
+fn what_an_operator_says_to_a_rollout_is_shown_with_what_it_led_to() {
+    let told = |from: &str, to: &str, reason: &str| v1::RolloutTransition {
+        namespace: "payments".to_owned(),
+        unix_nanos: 1_763_710_873_000_000_000,
+        workload: "server".to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        by: "operator sha256:9f86".to_owned(),
+        reason: reason.to_owned(),
+        evidence: "cd".repeat(32),
+    };
+    let transitions = || {
+        vec![
+            told("AwaitingApproval", "AwaitingApproval", "approved gate 5b1f5b1f5b1f"),
+            told(
+                "AwaitingApproval",
+                "Canary",
+                "step 1 of 3: at least 1 of the pods, on node-1, for 1h",
+            ),
+        ]
+    };
+    let answers = || Answers {
+        change_rollout: Ok(v1::ChangeRolloutResponse {
+            transitions: transitions(),
+            revision: 14,
+            agents_applied: 2,
+            agents_connected: 2,
+        }),
+        transitions: transitions(),
+        ..Default::default()
+    };
+    let approve = ["rollout", "approve", "-n", "payments", "--gate", "5b1f"];
+    let asked = check(answers(), &approve, "rollout_approve.txt", 0);
+    assert!(
+        asked[0].contains("action: \"approve\"") && asked[0].contains("gate: \"5b1f\""),
+        "{asked:?}"
+    );
+    let as_json = [
+        "rollout",
+        "rollback",
+        "-n",
+        "payments",
+        "--reason",
+        "it does not start",
+        "-o",
+        "json",
+    ];
+    let asked = check(answers(), &as_json, "rollout_rollback.json", 0);
+    assert!(
+        asked[0].contains("reason: \"it does not start\"") && asked[0].contains("wait: true"),
+        "{asked:?}"
+    );
+    check(
+        answers(),
+        &["rollout", "history", "-n", "payments"],
+        "rollout_history.txt",
+        0,
+    );
+    check(
+        answers(),
+        &["rollout", "history", "-o", "json"],
+        "rollout_history.json",
+        0,
+    );
+    let dismiss = [
+        "rollout", "dismiss", "-n", "payments", "3f0c", "4a1d", "--reason", "a test",
+    ];
+    let (shown, asked) = ask(answers(), &dismiss);
+    assert_eq!(shown.code, 0);
+    assert!(asked[0].contains("misses: [\"3f0c\", \"4a1d\"]"), "{asked:?}");
+    let refused = Answers {
+        change_rollout: Err(tonic::Status::failed_precondition(
+            "operator sha256:9f86 has approved this already",
+        )),
+        ..Default::default()
+    };
+    let (shown, _) = ask(refused, &["rollout", "approve", "-n", "payments"]);
+    assert_eq!(shown.code, 1);
+    assert!(shown.stderr.contains("has approved this already"), "{}", shown.stderr);
+    for usage in [
+        &["rollout", "pause", "-n", "payments"][..],
+        &["rollout", "dismiss", "-n", "payments", "--reason", "x"],
+        &["rollout", "approve"],
+    ] {
+        assert_eq!(ask(Answers::default(), usage).0.code, 64, "{usage:?}");
+    }
 }

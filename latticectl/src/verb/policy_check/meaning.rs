@@ -2,7 +2,10 @@
 
 use lattice_api::{
     Object,
-    object::{CedarPolicy, Container, Handler, LatticeService, Probe, Secret, TrustPolicy},
+    object::{
+        ApprovalMode, CedarPolicy, Container, Handler, LatticeRollout, LatticeService, Probe, Runtime, Secret,
+        TrustPolicy,
+    },
 };
 use lattice_policy::{ExecPolicy, Mode, Origin, Role, Target, TracingPolicy};
 
@@ -14,6 +17,7 @@ pub(crate) fn of(object: &Object) -> String {
         Object::TrustPolicy(policy) => trust_policy(policy),
         Object::LatticeService(service) => lattice_service(service),
         Object::CedarPolicy(policy) => cedar_policy(policy),
+        Object::LatticeRollout(rollout) => lattice_rollout(rollout),
         Object::Secret(secret) => secret_sentence(secret),
     }
 }
@@ -156,4 +160,33 @@ fn secret_sentence(secret: &Secret) -> String {
 
 fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+fn lattice_rollout(rollout: &LatticeRollout) -> String {
+    let LatticeRollout { namespace, name, spec } = rollout;
+    if spec.runtime == Runtime::Monitor {
+        return format!(
+            "LatticeRollout {namespace}/{name}: namespace {namespace} stays in monitor, and what no list names is reviewed."
+        );
+    }
+    let approval = match (spec.approval.mode, spec.approval.approvers) {
+        (ApprovalMode::Auto, _) => "when Cedar permits it".to_owned(),
+        (ApprovalMode::Manual, 1) => "when an operator approves".to_owned(),
+        (ApprovalMode::Manual, count) => format!("when {count} operators approve"),
+    };
+    let steps = match spec.steps.as_slice() {
+        [] => "at once".to_owned(),
+        steps => {
+            let each: Vec<_> = steps
+                .iter()
+                .map(|step| format!("{} of the pods for {}", step.pods, step.hold))
+                .collect();
+            format!("by steps ({}), then all", each.join(", "))
+        }
+    };
+    format!(
+        "LatticeRollout {namespace}/{name}: each workload of namespace {namespace} is looked at for {} of complete evidence, the last {} of \
+         them without a miss, and {approval} it is enforced, {steps}.",
+        spec.burn_in.min_duration, spec.burn_in.quiet_period
+    )
 }

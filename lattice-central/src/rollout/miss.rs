@@ -1,0 +1,174 @@
+//! Misses: what started, or tried to, and no list names. Each is reviewed: listed by the policy, or dismissed with a reason.
+
+use std::collections::BTreeMap;
+
+use lattice_policy::{ExecPolicy, Origin};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    evidence::ViolationFacts,
+    state::{Decided, UnixNanos},
+};
+
+/// Different misses of one track that are kept; more are counted.
+pub const MISSES_MAXIMUM: usize = 1_000;
+/// Digits of an identifier.
+const ID_DIGITS: usize = 12;
+
+/// The misses of a track, by identifier.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Misses {
+    /// Those that are kept.
+    pub kept: BTreeMap<String, Miss>,
+    /// How many had no room since one was dismissed.
+    pub left_out: u64,
+}
+
+/// One program that no list names, of one policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Miss {
+    /// The policy.
+    pub policy: String,
+    /// The program.
+    pub path: String,
+    /// Its content; empty where it was not had.
+    pub sha256: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// As what it was to start.
+    pub role: String,
+    /// From where, the last time.
+    pub origin: String,
+    /// Why it was not allowed, the last time.
+    pub reason: String,
+    /// What became of the image.
+    pub drift: String,
+    /// How often.
+    pub count: u64,
+    /// Whether it was ever refused, and not only noted.
+    pub was_refused: bool,
+    /// The first time.
+    pub first: UnixNanos,
+    /// The last time.
+    pub last: UnixNanos,
+    /// Whether somebody has looked at it.
+    pub review: Review,
+}
+
+/// What came of a miss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Review {
+    /// Nobody has looked at it.
+    Open,
+    /// The policy lists it now.
+    Listed,
+    /// It is not to be listed.
+    Dismissed(Decided),
+}
+
+impl Misses {
+    /// Takes one that happened; whether it is open, so that quiet begins anew.
+    pub fn take(&mut self, violation: &ViolationFacts, now: UnixNanos) -> bool {
+        let id = id(violation);
+        if let Some(miss) = self.kept.get_mut(&id) {
+            miss.count += violation.count;
+            miss.was_refused |= violation.is_refused;
+            miss.last = now;
+            miss.origin.clone_from(&violation.origin);
+            miss.reason.clone_from(&violation.reason);
+            if miss.review == Review::Listed {
+                miss.review = Review::Open;
+            }
+            return miss.review == Review::Open;
+        }
+        if self.kept.len() >= MISSES_MAXIMUM {
+            // What was listed is over, and makes room.
+            let over = self.kept.iter().find(|(_, miss)| miss.review == Review::Listed);
+            match over.map(|(id, _)| id.clone()) {
+                Some(over) => drop(self.kept.remove(&over)),
+                None => {
+                    self.left_out += violation.count;
+                    return true;
+                }
+            }
+        }
+        let miss = Miss {
+            policy: violation.policy.clone(),
+            path: violation.path.clone(),
+            sha256: violation.sha256.clone(),
+            size_bytes: violation.size_bytes,
+            role: violation.role.clone(),
+            origin: violation.origin.clone(),
+            reason: violation.reason.clone(),
+            drift: violation.drift.clone(),
+            count: violation.count,
+            was_refused: violation.is_refused,
+            first: now,
+            last: now,
+            review: Review::Open,
+        };
+        self.kept.insert(id, miss);
+        true
+    }
+
+    /// Those that nobody has looked at.
+    pub fn open(&self) -> usize {
+        let open = self.kept.values().filter(|miss| miss.review == Review::Open);
+        open.count() + usize::from(self.left_out > 0)
+    }
+
+    /// Notes which of them a policy lists now.
+    pub fn settle(&mut self, policy: &ExecPolicy) {
+        let open = self.kept.values_mut().filter(|miss| miss.review == Review::Open);
+        for miss in open.filter(|miss| miss.policy == policy.name) {
+            if lists(policy, miss) {
+                miss.review = Review::Listed;
+            }
+        }
+    }
+
+    /// Dismisses one; whether there was such a one.
+    pub fn dismiss(&mut self, id: &str, why: &Decided) -> bool {
+        let Some(miss) = self.kept.get_mut(id) else {
+            return false;
+        };
+        miss.review = Review::Dismissed(why.clone());
+        self.left_out = 0;
+        true
+    }
+}
+
+/// Identifies a miss: policy, path, content and role.
+fn id(violation: &ViolationFacts) -> String {
+    let mut hash = Sha256::new();
+    for part in [&violation.policy, &violation.path, &violation.sha256, &violation.role] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let mut digits = hex::encode(hash.finalize());
+    digits.truncate(ID_DIGITS);
+    digits
+}
+
+/// Whether a policy allows it now. Where its content was not had, its path and size speak for it.
+fn lists(policy: &ExecPolicy, miss: &Miss) -> bool {
+    policy.entries.iter().any(|entry| {
+        let is_at = |path: &str| {
+            let real = entry.real_path.as_ref().map(|real| real.as_bytes());
+            entry.path.as_bytes() == path.as_bytes() || real == Some(path.as_bytes())
+        };
+        let is_it = match entry.sha256 {
+            Some(digest) if !miss.sha256.is_empty() => digest.to_string() == miss.sha256,
+            Some(_) => is_at(&miss.path) && entry.size_bytes.is_none_or(|size| size == miss.size_bytes),
+            None => is_at(&miss.path),
+        };
+        let role_fits = entry.roles.iter().any(|role| role.word() == miss.role);
+        // Applets are told apart by a name that an event does not have.
+        let name_fits = miss.reason != "applet";
+        is_it && role_fits && name_fits && (entry.from == Origin::Any || entry.from.word() == miss.origin)
+    })
+}

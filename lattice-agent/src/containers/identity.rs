@@ -19,8 +19,11 @@ const CONTAINER_NAME_LABEL: &str = "io.kubernetes.container.name";
 /// Written by containerd's CRI plugin into the specification of each container that a kubelet asked for. An image cannot
 /// bring it along, as it can labels.
 pub(super) const CRI_KIND_ANNOTATION: &str = "io.kubernetes.cri.container-type";
-/// What Kubernetes calls the container that only holds a pod's namespaces.
-const SANDBOX_NAME: &str = "POD";
+/// The value of that annotation for the container that only holds a pod's namespaces.
+const CRI_SANDBOX: &str = "sandbox";
+/// The name of that container, and of no other that containerd runs. No container of a pod can be called so: Kubernetes wants
+/// small letters.
+pub const SANDBOX_NAME: &str = "POD";
 const VALUE_BYTES: usize = 253;
 
 /// The names by which policies find a container.
@@ -47,10 +50,13 @@ impl Identity {
         annotations: &HashMap<String, String>,
     ) -> Self {
         let label = |key: &str| labels.get(key).map(String::as_str).filter(|value| is_usable(value));
+        let name_in = |key: &str| label(key).filter(|name| *name != SANDBOX_NAME);
         if !annotations.contains_key(CRI_KIND_ANNOTATION)
             && let Some(namespace) = label(NAMESPACE_LABEL)
         {
-            let name = label(CONTAINER_LABEL).or(label(WORKLOAD_LABEL)).unwrap_or(container_id);
+            let name = name_in(CONTAINER_LABEL)
+                .or(name_in(WORKLOAD_LABEL))
+                .unwrap_or(container_id);
             return Self {
                 namespace: namespace.into(),
                 pod: label(POD_LABEL).unwrap_or_default().into(),
@@ -59,11 +65,19 @@ impl Identity {
             };
         }
         if let (Some(namespace), Some(pod)) = (label(POD_NAMESPACE_LABEL), label(POD_NAME_LABEL)) {
+            let is_sandbox = annotations
+                .get(CRI_KIND_ANNOTATION)
+                .is_some_and(|kind| kind == CRI_SANDBOX);
+            let name = if is_sandbox {
+                SANDBOX_NAME
+            } else {
+                name_in(CONTAINER_NAME_LABEL).unwrap_or(container_id)
+            };
             return Self {
                 namespace: namespace.into(),
                 pod: pod.into(),
                 workload: workload_of_pod(pod).into(),
-                name: label(CONTAINER_NAME_LABEL).unwrap_or(SANDBOX_NAME).into(),
+                name: name.into(),
             };
         }
         Self {
@@ -149,7 +163,7 @@ mod tests {
         check(&kubelet, &cri, ["payments", "shop-7d4b9c6f5d-x2x9p", "shop", "server"]);
         check(
             &kubelet[..2],
-            &cri,
+            &[(CRI_KIND_ANNOTATION, "sandbox")],
             ["payments", "shop-7d4b9c6f5d-x2x9p", "shop", "POD"],
         );
         let by_hand = [
@@ -175,6 +189,23 @@ mod tests {
             &[(CRI_KIND_ANNOTATION, "container")],
             ["payments", "shop-0", "shop", "server"],
         );
+    }
+
+    #[test]
+    fn only_a_sandbox_of_the_cri_has_a_sandboxs_name() {
+        let pod = [(POD_NAMESPACE_LABEL, "payments"), (POD_NAME_LABEL, "shop-0")];
+        let named = [pod[0], pod[1], (CONTAINER_NAME_LABEL, SANDBOX_NAME)];
+        let cri = [(CRI_KIND_ANNOTATION, "container")];
+        for labels in [&pod[..], &named[..]] {
+            check(labels, &cri, ["payments", "shop-0", "shop", "c0ffee"]);
+            check(labels, &[], ["payments", "shop-0", "shop", "c0ffee"]);
+        }
+        let by_hand = [
+            (NAMESPACE_LABEL, "payments"),
+            (WORKLOAD_LABEL, SANDBOX_NAME),
+            (CONTAINER_LABEL, SANDBOX_NAME),
+        ];
+        check(&by_hand, &[], ["payments", "", "POD", "c0ffee"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use lattice_common::{
 use lattice_policy::{ExecPolicy, FailAction};
 
 use super::{Enforcement, EnforcementError, LoadedContainer, PolicyName, compile::fail_action, tables::Tables};
-use crate::containers::ContainerInfo;
+use crate::containers::{ContainerInfo, identity::SANDBOX_NAME};
 
 impl<T: Tables> Enforcement<T> {
     /// Says what a cgroup below `cgroup_id` means that no map knows.
@@ -75,7 +75,7 @@ impl<T: Tables> Enforcement<T> {
     pub fn container_started(&mut self, info: ContainerInfo) -> Result<(), EnforcementError> {
         let namespace = self.namespace_index(&info.namespace)?;
         let policy = self.policy_for(&info);
-        let (policy_index, missing) = self.policy_slot(policy.as_ref(), &info.namespace);
+        let (policy_index, missing) = self.policy_slot(policy.as_ref(), &info);
         let cgroup_id = info.cgroup_id;
         let (index, epoch, is_new) = match self.containers.get(&cgroup_id) {
             Some(known) => (known.index, known.epoch, false),
@@ -228,13 +228,16 @@ impl<T: Tables> Enforcement<T> {
             .map(|(name, _)| name.clone())
     }
 
-    pub(super) fn policy_slot(&self, policy: Option<&PolicyName>, namespace: &str) -> (u32, verdict::FailAction) {
+    pub(super) fn policy_slot(&self, policy: Option<&PolicyName>, info: &ContainerInfo) -> (u32, verdict::FailAction) {
         let index = policy
             .and_then(|name| self.policies.get(name))
             .map_or(0, |loaded| loaded.index);
+        if info.name == SANDBOX_NAME {
+            return (index, verdict::FailAction::OPEN);
+        }
         // The strictest word of the namespace's policies: a container that none matches must not be the way around them.
-        let loaded = in_namespace(&self.policies, namespace).map(|(_, loaded)| loaded.missing);
-        let rejected = in_namespace(&self.rejected, namespace).map(|(_, missing)| *missing);
+        let loaded = in_namespace(&self.policies, &info.namespace).map(|(_, loaded)| loaded.missing);
+        let rejected = in_namespace(&self.rejected, &info.namespace).map(|(_, missing)| *missing);
         (index, strictest(loaded.chain(rejected)))
     }
 
@@ -245,7 +248,7 @@ impl<T: Tables> Enforcement<T> {
                 continue;
             };
             let policy = self.policy_for(&loaded.info);
-            let (policy_index, missing) = self.policy_slot(policy.as_ref(), &loaded.info.namespace);
+            let (policy_index, missing) = self.policy_slot(policy.as_ref(), &loaded.info);
             let index = loaded.index;
             let namespace = loaded.info.namespace.clone();
             let container = self.tables.container(index)?;
@@ -322,10 +325,12 @@ fn matches_target(policy: &ExecPolicy, info: &ContainerInfo) -> bool {
         .workload
         .as_ref()
         .is_none_or(|workload| *workload == info.workload)
-        && target
-            .container
-            .as_ref()
-            .is_none_or(|container| *container == info.name)
+        && target.container.as_ref().map_or_else(
+            // What holds a pod's namespaces is the node's own: its image is in the kubelet's configuration, and nobody can start
+            // anything in it. Who means it has to name it.
+            || info.name != SANDBOX_NAME,
+            |container| *container == info.name,
+        )
         && target
             .image_digest
             .is_none_or(|digest| Some(digest) == info.image_digest)

@@ -8,7 +8,7 @@ use lattice_common::abi::{
 use lattice_policy::{CodeLoading, Entry, FailSemantics, FileDigest, Origin, Role, Scope, Target};
 
 use super::{compile::EntrySet, *};
-use crate::denylist::Denylist;
+use crate::{containers::identity::SANDBOX_NAME, denylist::Denylist};
 
 /// Tables as the kernel's maps hold them; `room` is the number of digests that fit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -407,6 +407,43 @@ fn the_most_specific_policy_wins() {
     enforcement.container_started(container("pay", "other", 12)).unwrap();
     assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, true)));
     assert_eq!(enforcement.tables.judge(12, 9), Some((MONITOR, true)));
+}
+
+#[test]
+fn what_holds_a_pods_namespaces_is_the_nodes_own_unless_a_policy_names_it() {
+    let sandbox = ContainerInfo {
+        pod: "api-1".into(),
+        name: SANDBOX_NAME.into(),
+        ..container("pay", "api", 11)
+    };
+    let mut strict = policy("pay", "api", &[1]);
+    strict.fail.missing = lattice_policy::FailAction::Closed;
+    let mut enforcement = Enforcement::adopt(Memory::with_room(100)).unwrap();
+    apply(&mut enforcement, std::slice::from_ref(&strict), &[]);
+    enforcement.container_started(sandbox).unwrap();
+    enforcement.container_started(container("pay", "api", 12)).unwrap();
+    let missing = |enforcement: &Enforcement<Memory>| {
+        let index = enforcement.tables.cgroups[&11].index;
+        enforcement.tables.containers[&index].missing
+    };
+    assert_eq!(
+        enforcement.tables.judge(11, 1),
+        None,
+        "a policy of all containers is not for it"
+    );
+    assert_eq!(missing(&enforcement), verdict::FailAction::OPEN.0);
+    assert_eq!(enforcement.tables.judge(12, 1), Some((MONITOR, true)));
+    apply(&mut enforcement, std::slice::from_ref(&strict), &[]);
+    assert_eq!(
+        missing(&enforcement),
+        verdict::FailAction::OPEN.0,
+        "nor after policies changed"
+    );
+
+    let mut named = policy("pay", "api", &[2]);
+    named.target.container = Some(SANDBOX_NAME.into());
+    apply(&mut enforcement, &[named], &[]);
+    assert_eq!(enforcement.tables.judge(11, 2), Some((MONITOR, true)));
 }
 
 #[test]

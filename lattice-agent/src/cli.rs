@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lattice_agent::admin::AdminAddress;
+use lattice_agent::{admin::AdminAddress, host_process::HostProcess};
 use lattice_policy::FailAction;
 
 /// Exit code where the answer could not be found out.
@@ -38,6 +39,11 @@ pub(crate) enum Command {
     /// Say what this node offers and which tier follows, by trying
     #[command(after_help = "Exit codes: 0 this node can enforce, 1 it cannot, 2 it could not be found out, 64 usage.")]
     Probe(Probe),
+    /// Ask the running agent whether it is well, as a kubelet's probe does
+    #[command(after_help = "Exit codes: 0 it is, 1 it is not, 2 it does not answer, 64 usage.")]
+    Health(Health),
+    /// Print the seccomp profile that the agent can be confined to, or put it in a file
+    SeccompProfile(SeccompProfile),
     /// Enters a cgroup and becomes a program; started by `probe`
     #[command(hide = true)]
     ProbeChild {
@@ -74,6 +80,23 @@ pub(crate) struct Probe {
     /// containerd's socket [default: looked for at its usual places]
     #[arg(long, value_name = "SOCKET")]
     pub(crate) containerd: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Health {
+    /// Where the agent answers: unix:/PATH or a loopback ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS", default_value = "unix:/run/lattice/admin.sock")]
+    pub(crate) admin: AdminAddress,
+    /// Ask whether it is ready, instead of whether it is healthy
+    #[arg(long)]
+    pub(crate) ready: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct SeccompProfile {
+    /// Write it to this file, unless it is there already
+    #[arg(long, value_name = "FILE")]
+    pub(crate) install: Option<PathBuf>,
 }
 
 /// How a result is shown.
@@ -125,7 +148,11 @@ pub(crate) struct Settings {
     /// What a cgroup below the managed root means that nobody has named
     #[arg(long, value_enum, default_value_t = Fail::Closed)]
     pub(crate) unknown: Fail,
-    /// A program of the container runtime, by its content; may be repeated [default: runc, crun, … along PATH]
+    /// A process that has the root and the namespaces of the node's own programs [default: 1]
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) host_process: Option<u32>,
+    /// A program of the container runtime on the host, by its content; may be repeated [default: runc, crun, … along PATH and in the
+    /// usual folders]
     #[arg(long, value_name = "FILE")]
     pub(crate) runtime_program: Vec<PathBuf>,
     /// Tier to use [default: the highest that the kernel allows]
@@ -161,6 +188,19 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// By which process the host is found.
+    ///
+    /// # Errors
+    /// When the one that was named may not be looked at.
+    pub(crate) fn host(&self) -> anyhow::Result<HostProcess> {
+        match self.host_process {
+            Some(process) => {
+                HostProcess::named(process).with_context(|| format!("--host-process {process} cannot be looked at"))
+            }
+            None => Ok(HostProcess::default()),
+        }
+    }
+
     /// Where metrics, health and readiness are.
     pub(crate) fn admin(&self) -> AdminAddress {
         let beside = || AdminAddress::Unix(self.socket.with_file_name("admin.sock"));

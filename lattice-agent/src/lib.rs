@@ -24,6 +24,7 @@ pub mod error_chain;
 pub mod events;
 pub mod front;
 pub mod host_name;
+pub mod host_process;
 pub mod inodes;
 pub mod kernel;
 pub mod notices;

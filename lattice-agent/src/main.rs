@@ -2,8 +2,10 @@
 
 mod cli;
 mod config_file;
+mod health_command;
 mod probe_command;
 mod run;
+mod seccomp_command;
 mod uninstall;
 
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
     match arguments.command {
         cli::Command::Run(settings) => run::run(&settings),
         cli::Command::Probe(settings) => probe_command::run(&settings),
+        cli::Command::Health(settings) => health_command::run(&settings),
+        cli::Command::SeccompProfile(settings) => seccomp_command::run(&settings),
         cli::Command::ProbeChild { cgroup, program } => Ok(lattice_agent::probe::child(&cgroup, &program)),
         cli::Command::FrontWatchdog { agent } => Ok(lattice_agent::front::watchdog::main(agent)),
         cli::Command::Uninstall(settings) => uninstall::uninstall(&settings),

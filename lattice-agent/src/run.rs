@@ -6,9 +6,7 @@ mod front;
 mod keeper;
 mod policies;
 
-use std::{
-    collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process::ExitCode, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use lattice_agent::{
@@ -18,15 +16,17 @@ use lattice_agent::{
     containers::{
         Sink as _,
         by_hand::ByHand,
+        cgroup_namespace,
         cgroup_tree::CgroupTree,
         containerd::{self, ContainerdWatcher},
         nri,
     },
     control::{self, ControlSocket, LocalModes, RecentEvents},
-    enforcement::{Enforcement, HostRoot},
+    enforcement::Enforcement,
     events::{clock, explain::Node, reader::Reader},
     host_name::host_name,
-    inodes::{Inodes, mounts::Mounts},
+    host_process::HostProcess,
+    inodes::Inodes,
     kernel::{
         heap,
         maps::{InodeTable, Maps, RepeatTable},
@@ -73,6 +73,12 @@ const SETTLE_AFTER: Duration = Duration::from_secs(5);
 
 /// `lattice-agent run`.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
+    let host = settings.host()?;
+    match cgroup_namespace::enter_host(host) {
+        Ok(true) => tracing::info!("entered the host's cgroup namespace"),
+        Ok(false) => (),
+        Err(error) => tracing::warn!(%error, "the host's cgroup namespace cannot be entered"),
+    }
     let tree = CgroupTree::find()?;
     let by_hand = settings
         .cgroup
@@ -84,10 +90,10 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the agent's threads")?
-        .block_on(serve(settings, tree, by_hand))
+        .block_on(serve(settings, host, tree, by_hand))
 }
 
-async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> Result<ExitCode> {
+async fn serve(settings: &Settings, host: HostProcess, tree: CgroupTree, by_hand: Vec<ByHand>) -> Result<ExitCode> {
     let start = Arc::new(Start::default());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -118,11 +124,13 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
         Tier::Two => Some(Inodes::new(InodeTable::open(&pins)?)),
     };
     let state = Arc::new(Shared::new(Enforcement::adopt(active.maps)?, inodes));
-    state.enforcement().set_host_root(host_root()?)?;
+    state.set_host(host);
+    let host_root = host.host_root().context("cannot look at the host's root")?;
+    state.enforcement().set_host_root(host_root)?;
     state.enforcement().guard(std::process::id(), pins.folders()?)?;
     state.enforcement().grant_bpf(settings.allow_bpf.iter().cloned());
     let sources = Arc::new(PolicySources::new(Arc::clone(&state)));
-    pass_runtime_programs(settings, &state)?;
+    pass_runtime_programs(settings, host, &state)?;
 
     // What was in force before is in force again before anything is asked for.
     if let Err(error) = sources.set_modes(modes.all()) {
@@ -289,20 +297,6 @@ async fn serve(settings: &Settings, tree: CgroupTree, by_hand: Vec<ByHand>) -> R
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the host's own processes have for root, by the first of them.
-fn host_root() -> Result<HostRoot> {
-    let mounts = Mounts::of("1")
-        .or_else(|_| Mounts::of("self"))
-        .context("cannot read the host's mounts")?;
-    let inode = fs::metadata("/proc/1/root/").or_else(|_| fs::metadata("/"));
-    let namespace = fs::metadata("/proc/1/ns/mnt").or_else(|_| fs::metadata("/proc/self/ns/mnt"));
-    Ok(HostRoot {
-        device: mounts.of_path(Path::new("/")).map_or(0, |mount| mount.device),
-        inode: inode.context("cannot look at the host's root directory")?.ino(),
-        mount_namespace: namespace.map_or(0, |namespace| namespace.ino() as u32),
-    })
-}
-
 fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Option<Uplink>> {
     let (Some(central), Some(client_certificate), Some(client_key), Some(certificate_authority)) = (
         settings.central.clone(),
@@ -368,9 +362,9 @@ fn start_plugin(settings: &Settings, watcher: Option<&ContainerdWatcher>, state:
     Some(plugin)
 }
 
-fn pass_runtime_programs(settings: &Settings, state: &Shared) -> Result<()> {
+fn pass_runtime_programs(settings: &Settings, host: HostProcess, state: &Shared) -> Result<()> {
     let programs = if settings.runtime_program.is_empty() {
-        runtime_programs::find(&std::env::var("PATH").unwrap_or_default())
+        runtime_programs::find(&host.root(), &std::env::var("PATH").unwrap_or_default())
     } else {
         settings.runtime_program.clone()
     };

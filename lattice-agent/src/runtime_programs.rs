@@ -4,8 +4,8 @@
 //! By content: runc starts itself again from a sealed copy in memory, which has no path.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File, Metadata},
+    collections::{BTreeMap, BTreeSet},
+    fs::{File, Metadata},
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -28,18 +28,31 @@ const PROGRAMS: usize = 256;
 /// A hook's program that is larger is not read.
 const PROGRAM_BYTES: u64 = 256 << 20;
 
-/// The well-known runtime programs that this node has.
-pub fn find(path: &str) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = path
-        .split(':')
+/// Where a node's programs are, besides those on the agent's own PATH: in a pod that one is an image's.
+const FOLDERS: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
+
+/// The well-known runtime programs that this node has, by their paths below the host's root `host`.
+pub fn find(host: &Path, path: &str) -> Vec<PathBuf> {
+    let Ok(host) = File::open(host) else { return Vec::new() };
+    // Several names often lead to one file.
+    let mut seen = BTreeSet::new();
+    path.split(':')
         .filter(|folder| folder.starts_with('/'))
+        .chain(FOLDERS)
         .flat_map(|folder| WELL_KNOWN.map(|name| Path::new(folder).join(name)))
-        .filter_map(|path| path.canonicalize().ok())
-        .filter(|path| path.is_file())
-        .collect();
-    found.sort();
-    found.dedup();
-    found
+        .filter(|path| {
+            open_below(&host, path)
+                .and_then(|file| file.metadata())
+                .is_ok_and(|metadata| metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())))
+        })
+        .collect()
 }
 
 /// What was read of a program, and of which state of the file.
@@ -77,14 +90,15 @@ pub struct RuntimePrograms {
 }
 
 impl RuntimePrograms {
-    /// Adds the runtime's programs, or reads them again.
+    /// Adds the runtime's programs by their paths below the host's root `host`, or reads them again.
     ///
     /// # Errors
     /// When a file cannot be read; the error names it.
-    pub fn add(&mut self, programs: &[PathBuf]) -> io::Result<()> {
+    pub fn add(&mut self, host: &Path, programs: &[PathBuf]) -> io::Result<()> {
+        let host = File::open(host)?;
         for program in programs {
             let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", program.display()));
-            self.read(program, File::open(program).map_err(named)?, u64::MAX)
+            self.read(program, open_below(&host, program).map_err(named)?, u64::MAX)
                 .map_err(named)?;
         }
         Ok(())
@@ -98,13 +112,7 @@ impl RuntimePrograms {
         if self.known.len() >= PROGRAMS && !self.known.contains_key(program) {
             return Err(io::Error::other(format!("there are {PROGRAMS} programs already")));
         }
-        let host = File::open(host)?;
-        // Links lead where they lead on the host.
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        let file = File::from(openat2(&host, program, how)?);
-        self.read(program, file, PROGRAM_BYTES)
+        self.read(program, open_below(&File::open(host)?, program)?, PROGRAM_BYTES)
     }
 
     fn read(&mut self, program: &Path, mut file: File, limit_bytes: u64) -> io::Result<bool> {
@@ -143,14 +151,12 @@ impl RuntimePrograms {
     }
 }
 
-/// The host's root as this process sees it: that of process 1, where it may be looked at.
-pub fn host_root() -> &'static Path {
-    let of_first = Path::new("/proc/1/root");
-    if fs::metadata(of_first).is_ok() {
-        of_first
-    } else {
-        Path::new("/")
-    }
+/// Opens a file of the host. Links lead where they lead there.
+fn open_below(host: &File, path: &Path) -> io::Result<File> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    Ok(File::from(openat2(host, path, how)?))
 }
 
 fn hash(file: &mut File) -> io::Result<([u8; 32], u64)> {
@@ -169,7 +175,7 @@ fn hash(file: &mut File) -> io::Result<([u8; 32], u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     use super::*;
 
@@ -205,6 +211,26 @@ mod tests {
             assert!(programs.add_hook(folder.path(), Path::new(link)).unwrap(), "{link}");
         }
         assert_eq!(programs.entry_set().digests.len(), 1);
+    }
+
+    #[test]
+    fn the_hosts_programs_are_found_below_its_root_once_each() {
+        let folder = tempfile::tempdir().unwrap();
+        for folder in ["usr/bin", "opt/runtime"].map(|name| folder.path().join(name)) {
+            fs::create_dir_all(folder).unwrap();
+        }
+        symlink("usr/bin", folder.path().join("bin")).unwrap();
+        fs::write(folder.path().join("opt/runtime/crun"), "crun").unwrap();
+        // Absolute, so that it leads out of the root where it is not followed below it.
+        symlink("/opt/runtime/crun", folder.path().join("usr/bin/runc")).unwrap();
+        fs::create_dir(folder.path().join("usr/bin/conmon")).unwrap();
+        assert_eq!(find(folder.path(), "relative"), [Path::new("/usr/bin/runc")]);
+        assert_eq!(find(folder.path(), "/opt/runtime"), [Path::new("/opt/runtime/crun")]);
+        let mut programs = RuntimePrograms::default();
+        programs.add(folder.path(), &[PathBuf::from("/usr/bin/runc")]).unwrap();
+        assert_eq!(programs.entry_set().digests.len(), 1);
+        let missing = programs.add(folder.path(), &[PathBuf::from("/no/runc")]).unwrap_err();
+        assert!(missing.to_string().starts_with("/no/runc: "), "{missing}");
     }
 
     #[test]

@@ -27,10 +27,11 @@ use crate::{
     error_chain::ErrorChain,
     events::record::JudgedFile,
     front::{Counts, Front},
+    host_process::HostProcess,
     inodes::{Inodes, mounts::Mounts},
     kernel::maps::Maps,
     notices::NoticeSender,
-    runtime_programs::{RuntimePrograms, host_root},
+    runtime_programs::RuntimePrograms,
 };
 
 /// Shared by the agent's tasks.
@@ -45,6 +46,7 @@ pub struct Shared {
     /// With `--nri` only.
     nri: OnceLock<Arc<nri::Counters>>,
     runtime_programs: Mutex<RuntimePrograms>,
+    host: OnceLock<HostProcess>,
     denials: OnceLock<Denials>,
     notices: OnceLock<Arc<NoticeSender>>,
     /// Who looks at what already runs.
@@ -61,6 +63,7 @@ impl Shared {
             changes: watch::Sender::new(0),
             nri: OnceLock::new(),
             runtime_programs: Mutex::default(),
+            host: OnceLock::new(),
             denials: OnceLock::new(),
             notices: OnceLock::new(),
             running: OnceLock::new(),
@@ -134,9 +137,18 @@ impl Shared {
     /// When one cannot be read, or the kernel refuses.
     pub fn pass_runtime_programs(&self, programs: &[PathBuf]) -> io::Result<()> {
         let mut known = self.runtime_programs.lock().unwrap_or_else(PoisonError::into_inner);
-        known.add(programs)?;
+        known.add(&self.host().root(), programs)?;
         let set = known.entry_set();
         self.enforcement().set_runtime_programs(&set).map_err(io::Error::other)
+    }
+
+    /// Says by which process the host's root is found; process 1 unless this was called.
+    pub fn set_host(&self, host: HostProcess) {
+        let _ = self.host.set(host);
+    }
+
+    fn host(&self) -> HostProcess {
+        self.host.get().copied().unwrap_or_default()
     }
 
     /// Shows the plugin's counters among the others.
@@ -375,10 +387,11 @@ impl Sink for Shared {
         self.changed();
     }
     fn has_hooks(&self, programs: &[PathBuf]) {
+        let host = self.host().root();
         let mut known = self.runtime_programs.lock().unwrap_or_else(PoisonError::into_inner);
         let mut is_changed = false;
         for program in programs {
-            match known.add_hook(host_root(), program) {
+            match known.add_hook(&host, program) {
                 Ok(changed) => is_changed |= changed,
                 Err(error) => tracing::warn!(
                     program = %program.display(),

@@ -57,8 +57,13 @@ impl Node {
 
     /// Starts the agent; returns when its admin socket answers.
     fn start(&self, more: &[&str]) -> Agent {
+        self.start_by(Command::new(PROGRAM), more)
+    }
+
+    /// Starts the agent by a command that becomes it.
+    fn start_by(&self, mut launcher: Command, more: &[&str]) -> Agent {
         let log = self.path("agent.log");
-        let child = Command::new(PROGRAM)
+        let child = launcher
             .args(["run", "--node", "node-a"])
             .arg("--bpf-file-system")
             .arg(self.path("bpf"))
@@ -351,6 +356,62 @@ fn ready_is_only_who_enforces_what_is_to_be_enforced() {
     let (status, text) = node.page("/readyz");
     assert_eq!(status, 503, "{text}");
     assert!(text.starts_with("links: not attached: lattice_fork"), "{text}");
+}
+
+#[test]
+fn health_is_the_admin_listeners_word_as_an_exit_code() {
+    let node = Node::new("health");
+    let admin = format!("unix:{}", node.path("run/admin.sock").display());
+    let health = |more: &[&str]| {
+        let output = Command::new(PROGRAM)
+            .args(["health", "--admin", &admin])
+            .args(more)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(health(&[]).0, Some(2), "nobody is there to be asked");
+    let policies = node.path("policies").display().to_string();
+    let _agent = node.start(&["--policies", &policies]);
+    assert_eq!((health(&[]).0, health(&["--ready"]).0), (Some(0), Some(0)));
+    fs::write(node.path("policies/broken.yaml"), "kind: ExecPolicy\n").unwrap();
+    node.eventually(SOON, "not ready", || health(&["--ready"]).0 == Some(1));
+    assert_eq!(health(&["--ready"]).1, node.page("/readyz").1);
+    assert_eq!(
+        health(&[]).0,
+        Some(0),
+        "it is not ready, but nothing is gained by starting it anew"
+    );
+}
+
+#[test]
+fn an_agent_in_a_cgroup_namespace_of_its_own_enters_the_hosts() {
+    let node = Node::new("cgroup-namespace");
+    // Where a runtime puts a pod: a namespace that begins at the pod's own cgroup shows nothing of another's.
+    let own = node.cgroup.with_extension("pod");
+    fs::create_dir(&own).unwrap();
+    let mut launcher = Command::new("sh");
+    launcher
+        .args([
+            "-c",
+            r#"echo $$ > "$1/cgroup.procs" && shift && exec unshare --cgroup -- "$@""#,
+            "sh",
+        ])
+        .arg(&own)
+        .arg(PROGRAM);
+    // Process 1 may be closed to everybody, and this test is in the host's namespace as well.
+    let host = std::process::id().to_string();
+    let agent = node.start_by(launcher, &["--host-process", &host]);
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/cgroup")).unwrap();
+    assert_eq!(namespace(&agent.0.id().to_string()), namespace("self"));
+    assert!(
+        node.log().contains("entered the host's cgroup namespace"),
+        "{}",
+        node.log()
+    );
+    drop(agent);
+    // Its watchdog is there for a moment longer.
+    node.eventually(SOON, "the cgroup is empty", || fs::remove_dir(&own).is_ok());
 }
 
 #[test]

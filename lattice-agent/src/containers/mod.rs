@@ -10,6 +10,7 @@
 //! process there: what identifies it was collected when the container was created, before it had a task.
 
 pub mod by_hand;
+pub mod cgroup_namespace;
 pub mod cgroup_tree;
 pub mod containerd;
 pub mod identity;

@@ -33,7 +33,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use anyhow::{Result, bail};
 use clap::Subcommand;
 
-use crate::process;
+use crate::{oci::Image, process};
 use place::Place;
 
 #[derive(clap::Args)]
@@ -143,6 +143,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             port_file,
         } => relay::run(*holder, processes, port_file),
     }
+}
+
+/// Imports an image into a running cluster under a name, so that pods can be started of it.
+///
+/// # Errors
+///
+/// Where the cluster is not up, or containerd does not take the image.
+pub(crate) fn import(cluster: &str, name: &str, image: &Image) -> Result<()> {
+    images::import(&Place::named(cluster)?, name, image)?;
+    say(&format!("{cluster}: imported {name}"));
+    Ok(())
 }
 
 fn needs_root() -> Result<()> {

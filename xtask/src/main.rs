@@ -20,6 +20,7 @@ mod demo;
 mod demo_image;
 mod fuzz;
 mod go_modules;
+mod images;
 mod oci;
 mod process;
 mod setup;
@@ -59,6 +60,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Bring up a real Kubernetes node of this machine, with folders and a network of its own
     Cluster(cluster::Arguments),
+    /// Build the images of Lattice's own programs, as OCI archives
+    Images(images::Arguments),
     /// Measure what an exec costs with the agent, in VMs that count instructions
     Bench(bench::Arguments),
     /// Run the fuzz targets of parsers, ten minutes each
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::run(arguments),
         Verb::Demo(arguments) => demo::run(arguments),
         Verb::Cluster(arguments) => cluster::run(arguments),
+        Verb::Images(arguments) => images::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Fuzz(arguments) => fuzz::run(arguments),
         Verb::Tidy(arguments) => tidy::run(arguments).map(|()| ExitCode::SUCCESS),

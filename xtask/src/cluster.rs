@@ -13,6 +13,7 @@
 //! Several may run side by side, by `--name`. Nothing is shared between them but the programs.
 
 mod certificates;
+mod check;
 mod component;
 mod components;
 mod configuration;
@@ -82,6 +83,9 @@ enum Verb {
         )]
         command: Vec<OsString>,
     },
+    /// Hold Lattice to its promises on a cluster of its own (a suite of `test`, run where it is named)
+    #[command(hide = true)]
+    Check(check::Arguments),
     /// Make the namespaces and keep them open; started by `up`
     #[command(hide = true)]
     Hold(Which),
@@ -130,6 +134,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Status { name: None } => status::of_all(),
         Verb::Kubectl { which, arguments } => Err(programs::become_kubectl(&Place::named(&which.name)?, arguments)?),
         Verb::Exec { which, command } => Err(component::become_inside(&Place::named(&which.name)?, command)?),
+        Verb::Check(arguments) => {
+            needs_root()?;
+            check::run(arguments)
+        }
         Verb::Hold(which) => node::hold(&Place::named(&which.name)?),
         Verb::Enter {
             holder,

@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use sha2::{Digest, Sha256};
 
-pub(crate) use self::catalogue::{CLUSTER, CNI, CONTAINERD, COSIGN, ETCD, KUBERNETES, RUNC};
+pub(crate) use self::catalogue::{CLUSTER, CNI, CONTAINERD, COSIGN, ETCD, HELM, KUBERNETES, RUNC};
 use crate::{setup::progress, workspace};
 
 /// A Go module, the programs of it that we need, and how they are built.

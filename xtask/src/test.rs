@@ -45,8 +45,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .filter(|suite| is_chosen(suite, &arguments.only))
         .collect();
     if arguments.list {
-        for suite in &chosen {
-            println!("{}", suite.name);
+        for suite in suites::all() {
+            if arguments.only.is_empty() || is_chosen(&suite, &arguments.only) {
+                let note = if suite.is_on_demand {
+                    "  (only where it is named)"
+                } else {
+                    ""
+                };
+                println!("{}{note}", suite.name);
+            }
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -93,7 +100,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn is_chosen(suite: &Suite, only: &[String]) -> bool {
-    only.is_empty() || only.iter().any(|word| suite.name.contains(word.as_str()))
+    if only.is_empty() {
+        return !suite.is_on_demand;
+    }
+    only.iter().any(|word| suite.name.contains(word.as_str()))
 }
 
 fn heading(text: &str) {

@@ -81,8 +81,18 @@ pub(crate) const KUBERNETES: GoModule = GoModule {
     cgo: false,
 };
 
+/// Installs the chart in tests.
+pub(crate) const HELM: GoModule = GoModule {
+    name: "helm",
+    module: "helm.sh/helm/v4",
+    programs: &[("helm", "cmd/helm")],
+    tags: "",
+    variables: &[("helm.sh/helm/v4/internal/version.version", "{version}")],
+    cgo: false,
+};
+
 /// What a node of Kubernetes is made of.
 pub(crate) const CLUSTER: &[GoModule] = &[ETCD, RUNC, CNI, CONTAINERD, KUBERNETES];
 
 #[cfg(test)]
-pub(super) const ALL: &[GoModule] = &[CONTAINERD, COSIGN, ETCD, RUNC, CNI, KUBERNETES];
+pub(super) const ALL: &[GoModule] = &[CONTAINERD, COSIGN, ETCD, RUNC, CNI, KUBERNETES, HELM];

@@ -11,6 +11,8 @@ pub(super) struct Suite {
     pub(super) command: Command,
     /// After this long it counts as hanging.
     pub(super) limit: Duration,
+    /// Whether it runs only where it is named: what takes too long to be part of every run.
+    pub(super) is_on_demand: bool,
 }
 
 /// Every suite. What a suite runs was built before; `xtask` suites are verbs of this program.
@@ -34,14 +36,24 @@ pub(super) fn all() -> Vec<Suite> {
     suites.push(suite("demo", xtask(&["demo", "--no-build"])));
     // A minute of all; `soak` gives each ten.
     suites.push(suite("fuzz", xtask(&["fuzz", "--seconds", "15"])));
+    // From empty caches it builds Kubernetes first.
+    suites.push(Suite {
+        is_on_demand: true,
+        limit: CLUSTER_LIMIT,
+        ..suite("cluster", xtask(&["cluster", "check"]))
+    });
     suites
 }
+
+/// Three times what the builds take on two processors.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 fn suite(name: &str, command: Command) -> Suite {
     Suite {
         name: name.to_owned(),
         command,
         limit: SUITE_LIMIT,
+        is_on_demand: false,
     }
 }
 

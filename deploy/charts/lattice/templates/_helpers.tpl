@@ -1,0 +1,31 @@
+{{/* Names and labels that every object shares. */}}
+
+{{- define "lattice.name" -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "lattice.labels" -}}
+app.kubernetes.io/name: {{ .component }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/part-of: lattice
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end -}}
+
+{{/* What a selector may hold never changes. */}}
+{{- define "lattice.selector" -}}
+app.kubernetes.io/name: {{ .component }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- end -}}
+
+{{/* An image by its digest, where one is given. */}}
+{{- define "lattice.image" -}}
+{{- $image := .root.Values.image -}}
+{{- $digest := index $image.digests .program -}}
+{{- if $digest -}}
+{{ printf "%s/lattice-%s@%s" $image.registry .program $digest }}
+{{- else -}}
+{{ printf "%s/lattice-%s:%s" $image.registry .program ($image.tag | default .root.Chart.AppVersion) }}
+{{- end -}}
+{{- end -}}

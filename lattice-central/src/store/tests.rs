@@ -263,9 +263,10 @@ async fn a_damaged_or_foreign_file_is_refused() {
         .unwrap();
     connection.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(connection);
-    refused(directory.path(), "schema version 99 is not 3");
+    let expected = format!("schema version 99 is not {SCHEMA_VERSION}");
+    refused(directory.path(), &expected);
     let mut bytes = std::fs::read(&path).unwrap();
-    bytes[60..64].copy_from_slice(&3_u32.to_be_bytes()); // user_version, back to what it was
+    bytes[60..64].copy_from_slice(&(SCHEMA_VERSION as u32).to_be_bytes()); // user_version, back to what it was
     let middle = bytes.len() / 2;
     bytes[middle..middle + 8_192].fill(0xff);
     std::fs::write(&path, bytes).unwrap();

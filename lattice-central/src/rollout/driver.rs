@@ -80,6 +80,9 @@ struct Kept {
     kept: Instant,
 }
 
+/// The rollouts, by namespace.
+type Documents = BTreeMap<String, Arc<LatticeRollout>>;
+
 impl Rollouts {
     /// Begins with what the store remembers; `last_cursor` is that of the newest event.
     pub fn new(remembered: &Remembered, last_cursor: i64) -> Self {
@@ -258,7 +261,7 @@ impl Rollouts {
         counts
     }
 
-    fn documents(&self) -> Option<(BTreeMap<String, Arc<LatticeRollout>>, Arc<Gate>)> {
+    fn documents(&self) -> Option<(Documents, Arc<Gate>)> {
         let objects = self.objects.get()?.borrow();
         Some((objects.rollouts.clone(), objects.gate.clone()))
     }

@@ -142,11 +142,12 @@ async fn run(
             }
         }
         watches.follow(known.wanted_secrets());
-        statuses.tell(known.subjects());
         if is_changed {
             let set = known.objects();
             super::log_problems(&set, Some(&sender.borrow()));
             sender.send_replace(set);
         }
+        // Afterwards: how an object fares with the others is found out when they are put together.
+        statuses.tell(known.subjects());
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: what a reviewer should not have to look for.
 
+mod lock_files;
 mod references;
 mod words;
 
@@ -16,7 +17,7 @@ const CHECKS: [(&str, Check); 6] = [
     ("formatting", formatting),
     ("forbidden words", words::check_words),
     ("files that documents name", references::check),
-    ("sources of the dependencies", words::check_lock_file),
+    ("lock files", lock_files::check),
     ("lints", lints),
     ("generated code", codegen::check),
 ];

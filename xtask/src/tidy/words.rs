@@ -1,13 +1,10 @@
-//! Words that have no place in a committed file: places of one person's machine, and registries of their own.
+//! Words that have no place in a committed file: places of one person's machine.
 
 use std::{fs, process::Command};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{process, workspace};
-
-/// The only place that Cargo.lock may name.
-const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// Larger files are data.
 const MAX_FILE_BYTES: u64 = 2 << 20;
@@ -62,29 +59,6 @@ fn forbidden_word(line: &str, checkout: &str) -> Option<String> {
     })
 }
 
-/// Every dependency comes from the public index, at a version that the lock file fixes.
-pub(super) fn check_lock_file() -> Result<()> {
-    let path = workspace::root().join("Cargo.lock");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let foreign = foreign_sources(&text);
-    if !foreign.is_empty() {
-        bail!(
-            "Cargo.lock names other sources than the public index: {}",
-            foreign.join(", ")
-        );
-    }
-    Ok(())
-}
-
-fn foreign_sources(lock_file: &str) -> Vec<&str> {
-    lock_file
-        .lines()
-        .filter_map(|line| line.strip_prefix("source = "))
-        .map(|source| source.trim_matches('"'))
-        .filter(|source| *source != REGISTRY)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,15 +82,5 @@ mod tests {
         check("/home is a folder of the guest", false);
         check("https://example.com/home/page", false);
         check("HOME=/root", false);
-    }
-
-    #[test]
-    fn another_registry_or_a_git_source_is_foreign() {
-        let lock = "source = \"registry+https://github.com/rust-lang/crates.io-index\"\n\
-                    source = \"git+https://example.com/x#abc\"\nsource = \"registry+https://mirror.example/index\"\n";
-        assert_eq!(
-            foreign_sources(lock),
-            ["git+https://example.com/x#abc", "registry+https://mirror.example/index"]
-        );
     }
 }

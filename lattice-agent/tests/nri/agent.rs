@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lattice_api::v1::{GetStatusRequest, control_client::ControlClient};
+use lattice_api::v1::{
+    GetStatusRequest, GetStatusResponse, ListEventsRequest, control_client::ControlClient, event::Kind,
+};
 use nix::{
     mount::{MntFlags, umount2},
     sys::signal::{Signal, kill},
@@ -23,6 +25,12 @@ use super::{cgroups::Cgroups, daemon::Daemon};
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) type Counters = BTreeMap<String, u64>;
+
+/// The one that was built with this test, unless `LATTICE_TEST_AGENT` names another.
+fn program() -> Command {
+    let named = std::env::var_os("LATTICE_TEST_AGENT");
+    Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_lattice-agent").into()))
+}
 
 pub(crate) struct Agent<'world> {
     runtime: &'world Runtime,
@@ -60,7 +68,7 @@ impl<'world> Agent<'world> {
             .append(true)
             .open(self.folder.join("log"))
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lattice-agent"));
+        let mut command = program();
         command.args(["run", "--node", "nri-test"]);
         for (flag, value) in [
             ("--bpf-file-system", self.folder.join("bpf")),
@@ -117,12 +125,36 @@ impl<'world> Agent<'world> {
     }
 
     fn try_counters(&self) -> Option<Counters> {
+        Some(self.status()?.counters.into_iter().collect())
+    }
+
+    fn status(&self) -> Option<GetStatusResponse> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", self.folder.join("sock").display())).ok()?;
         self.runtime.block_on(async {
             let channel = endpoint.connect().await.ok()?;
             let status = ControlClient::new(channel).get_status(GetStatusRequest {}).await.ok()?;
-            Some(status.into_inner().counters.into_iter().collect())
+            Some(status.into_inner())
         })
+    }
+
+    /// How many notices of a kind it has told, as far as it remembers.
+    pub(crate) fn notices(&self, kind: &str) -> u64 {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", self.folder.join("sock").display())).unwrap();
+        self.runtime.block_on(async {
+            let channel = endpoint.connect().await.unwrap();
+            let events = ControlClient::new(channel).list_events(ListEventsRequest::default());
+            let mut events = events.await.unwrap().into_inner();
+            let mut count = 0;
+            while let Some(event) = events.message().await.unwrap() {
+                count += u64::from(matches!(event.kind, Some(Kind::Notice(notice)) if notice.notice == kind));
+            }
+            count
+        })
+    }
+
+    /// Whether it refuses before the program is anything: no tracepoint sees that one start.
+    pub(crate) fn is_tier_1(&self) -> bool {
+        self.status().and_then(|status| status.tier) == Some(1)
     }
 
     /// Its counters: those of the kernel, which outlive it, and its own.
@@ -161,7 +193,7 @@ impl<'world> Agent<'world> {
     pub(crate) fn uninstall(&mut self) {
         self.kill();
         // Where another agent runs on this kernel, this says that programs are still loaded, which are not ours.
-        let _ = Command::new(env!("CARGO_BIN_EXE_lattice-agent"))
+        let _ = program()
             .args(["uninstall", "--bpf-file-system"])
             .arg(self.folder.join("bpf"))
             .output();

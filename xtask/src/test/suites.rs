@@ -29,6 +29,9 @@ pub(super) fn all() -> Vec<Suite> {
         command.args(["--kernel", series]);
         suites.push(suite(&format!("tier 1 on {series}"), command));
     }
+    for series in kernels::SERIES {
+        suites.push(suite(&format!("first execs on {series}"), first_execs(series)));
+    }
     suites.push(suite(
         "native",
         Command::new(workspace::host_program("lattice-native-suite")),
@@ -71,6 +74,29 @@ fn host_tests() -> Command {
         "--no-fail-fast",
     ]);
     cargo.args(["--", "--show-output"]);
+    cargo
+}
+
+/// The test of first execs by containerd with NRI, in a VM: in tier 1 there, where this machine may give only the other. Under emulation a
+/// container takes seconds.
+fn first_execs(series: &str) -> Command {
+    const CONTAINERS: &str = "20";
+    let runner = workspace::host_program("lattice-vm-runner");
+    let mut cargo = build::cargo();
+    cargo.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "lattice-ebpf",
+        "--exclude",
+        "lattice-tests",
+    ]);
+    cargo.args(["--test", "nri", "--", "--show-output"]);
+    cargo.env(
+        "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+        format!("{} --kernel {series}", runner.display()),
+    );
+    cargo.env("LATTICE_TEST_CONTAINERS", CONTAINERS);
     cargo
 }
 

@@ -16,7 +16,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -160,12 +160,13 @@ async fn connect_once(
     }
 }
 
-async fn write_answers(
-    mut writer: OwnedWriteHalf,
-    mut to_write: mpsc::Receiver<(u32, Vec<u8>)>,
-) -> Result<(), TrunkError> {
-    while let Some((connection, bytes)) = to_write.recv().await {
-        write_frames(&mut writer, connection, &bytes).await?;
+async fn write_answers(mut writer: OwnedWriteHalf, mut to_write: mpsc::Receiver<Answer>) -> Result<(), TrunkError> {
+    while let Some(answer) = to_write.recv().await {
+        write_frames(&mut writer, answer.connection, &answer.bytes).await?;
+        if let Some(written) = answer.written {
+            // Whoever asked may not wait any more.
+            let _ = written.send(());
+        }
     }
     Ok(())
 }
@@ -174,7 +175,15 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-type Answers = mpsc::Sender<(u32, Vec<u8>)>;
+/// A message of ours.
+struct Answer {
+    connection: u32,
+    bytes: Vec<u8>,
+    /// Who is to know that the runtime was there to take it: one that has waited long enough closes the connection.
+    written: Option<oneshot::Sender<()>>,
+}
+
+type Answers = mpsc::Sender<Answer>;
 
 struct Session {
     runtime: Arc<dyn Runtime>,
@@ -205,7 +214,11 @@ impl Session {
             timeout_nano: 0,
         };
         self.answers
-            .try_send((RUNTIME_CONNECTION, request.to_bytes(REGISTER_STREAM)))
+            .try_send(Answer {
+                connection: RUNTIME_CONNECTION,
+                bytes: request.to_bytes(REGISTER_STREAM),
+                written: None,
+            })
             .map_err(|_| SessionError::NotReading)
     }
 
@@ -325,7 +338,7 @@ impl Session {
     }
 
     fn answer(&self, stream: u32, response: &Response) -> Result<(), SessionError> {
-        answer(&self.answers, stream, response)
+        answer(&self.answers, stream, response, None)
     }
 
     fn configured(&self, configuration: &ConfigureRequest) -> ConfigureResponse {
@@ -398,25 +411,45 @@ impl Session {
             return self.answer(stream, &Response::of(&()));
         };
         let guarding = Guarding {
-            counters: Arc::clone(&self.counters),
-            runtime: Arc::clone(&self.runtime),
             answer_within: Duration::from_millis(self.answer_within.load(Ordering::Relaxed)),
             work: self.runtime.starting(id.clone(), pid),
+        };
+        let mut start = Start {
+            counters: Arc::clone(&self.counters),
+            runtime: Arc::clone(&self.runtime),
             id,
+            is_told: false,
         };
         let answers = self.answers.clone();
         self.calls.spawn(async move {
-            guarding.within_time(permit).await;
+            let done = guarding.within_time(permit).await;
+            let is_done = done.is_ok();
+            if !is_done {
+                start.tell(done);
+            }
+            let (written, is_written) = oneshot::channel();
             // Where it cannot be said any more the connection is over.
-            let _ = answer(&answers, stream, &Response::of(&()));
+            let _ = answer(&answers, stream, &Response::of(&()), Some(written));
+            if is_done {
+                start.tell(is_written.await.map_err(|_| NotInTime::NotHeard));
+            }
         });
         Ok(())
     }
 }
 
-fn answer(answers: &Answers, stream: u32, response: &Response) -> Result<(), SessionError> {
+fn answer(
+    answers: &Answers,
+    stream: u32,
+    response: &Response,
+    written: Option<oneshot::Sender<()>>,
+) -> Result<(), SessionError> {
     answers
-        .try_send((PLUGIN_CONNECTION, response.to_bytes(stream)))
+        .try_send(Answer {
+            connection: PLUGIN_CONNECTION,
+            bytes: response.to_bytes(stream),
+            written,
+        })
         .map_err(|_| SessionError::NotReading)
 }
 
@@ -433,51 +466,83 @@ fn usable_id(container: Container) -> Option<String> {
     (!id.is_empty() && id.len() <= IDENTIFIER_BYTES).then_some(id)
 }
 
-/// A container's start that waits for the maps.
-struct Guarding {
+/// Why a container's start was not guarded.
+enum NotInTime {
+    /// The maps were not filled in time; the work goes on.
+    Working(Duration),
+    /// They cannot be filled.
+    Impossible(NotGuarded),
+    /// They are filled, and the runtime has given up before: this process stood still, say.
+    NotHeard,
+}
+
+/// What came of a container's start, counted and told once: also where the connection ends before, and with it the call.
+struct Start {
     counters: Arc<Counters>,
     runtime: Arc<dyn Runtime>,
+    id: String,
+    is_told: bool,
+}
+
+impl Start {
+    fn tell(&mut self, done: Result<(), NotInTime>) {
+        self.is_told = true;
+        let (outcome, cause) = match done {
+            Ok(()) => return self.counters.start(Outcome::Guarded),
+            Err(NotInTime::Working(answer_within)) => {
+                tracing::error!(
+                    container_id = self.id,
+                    ?answer_within,
+                    "a container starts before its maps are filled: until they are, the kernel's verdicts for unknown cgroups hold"
+                );
+                (Outcome::Late, LateCause::Timeout)
+            }
+            Err(NotInTime::NotHeard) => {
+                tracing::error!(
+                    container_id = self.id,
+                    "the runtime did not wait for the answer: the container may have started before its maps were filled, under the \
+                     kernel's verdicts for unknown cgroups"
+                );
+                (Outcome::Late, LateCause::Timeout)
+            }
+            Err(NotInTime::Impossible(reason)) => {
+                tracing::error!(container_id = self.id, %reason, "a container starts unguarded: the kernel's verdicts for unknown cgroups hold");
+                (Outcome::Unresolved, LateCause::Unresolved)
+            }
+        };
+        self.counters.start(outcome);
+        self.runtime.unguarded(Some(self.id.clone()), cause);
+    }
+}
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.tell(Err(NotInTime::NotHeard));
+        }
+    }
+}
+
+/// A container's start that waits for the maps.
+struct Guarding {
     answer_within: Duration,
     work: futures::future::BoxFuture<'static, Result<(), NotGuarded>>,
-    id: String,
 }
 
 impl Guarding {
     /// Ends when the maps are filled, when they cannot be, or when the time is up; the work goes on then.
-    async fn within_time(self, permit: OwnedSemaphorePermit) {
-        let Self {
-            counters,
-            runtime,
-            answer_within,
-            work,
-            id,
-        } = self;
+    async fn within_time(self, permit: OwnedSemaphorePermit) -> Result<(), NotInTime> {
+        let Self { answer_within, work } = self;
         let work = tokio::spawn(async move {
             let done = tokio::time::timeout(WORK_WITHIN, work).await;
             drop(permit);
             done.unwrap_or_else(|_| Err(NotGuarded::CutOff(format!("it took longer than {WORK_WITHIN:?}"))))
         });
-        let done = match tokio::time::timeout(answer_within, work).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(cut_off)) => Err(NotGuarded::CutOff(cut_off.to_string())),
-            Err(_) => {
-                tracing::error!(
-                    container_id = id,
-                    ?answer_within,
-                    "a container starts before its maps are filled: until they are, the kernel's verdicts for unknown cgroups hold"
-                );
-                runtime.unguarded(Some(id), LateCause::Timeout);
-                return counters.start(Outcome::Late);
-            }
-        };
-        counters.start(match done {
-            Ok(()) => Outcome::Guarded,
-            Err(reason) => {
-                tracing::error!(container_id = id, %reason, "a container starts unguarded: the kernel's verdicts for unknown cgroups hold");
-                runtime.unguarded(Some(id), LateCause::Unresolved);
-                Outcome::Unresolved
-            }
-        });
+        match tokio::time::timeout(answer_within, work).await {
+            Ok(Ok(done)) => done.map_err(NotInTime::Impossible),
+            Ok(Err(cut_off)) => Err(NotInTime::Impossible(NotGuarded::CutOff(cut_off.to_string()))),
+            Err(_) => Err(NotInTime::Working(answer_within)),
+        }
     }
 }
 

@@ -27,6 +27,9 @@ struct Arguments {
     /// The xtask that boots the VM [default: the one beside this program]
     #[arg(long, value_name = "FILE")]
     xtask: Option<PathBuf>,
+    /// Refused execs in a row of the case that counts them
+    #[arg(long, value_name = "COUNT", default_value_t = lattice_tests::guest::host::REFUSED_EXECS)]
+    refused_execs: u64,
     /// Only cases whose name holds one of these words
     only: Vec<String>,
 }
@@ -63,7 +66,9 @@ fn main() -> Result<ExitCode> {
     for (name, guest) in COPIED {
         vm.arg("--copy").arg(copy(&find(name)?, Path::new(guest)));
     }
-    vm.args(["--", "lattice-vm-suite"]).args(&arguments.only);
+    vm.args(["--", "lattice-vm-suite", "--refused-execs"])
+        .arg(arguments.refused_execs.to_string())
+        .args(&arguments.only);
     let status = match std::env::var_os(UPDATE) {
         Some(_) => update_golden(vm)?,
         None => vm.status().context("cannot start xtask vm")?,

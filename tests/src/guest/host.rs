@@ -39,7 +39,12 @@ pub struct Host {
     pub programs: Option<PathBuf>,
     /// How containers are run.
     pub runtime: Runtime,
+    /// Refused execs in a row of the case that counts them.
+    pub refused_execs: u64,
 }
+
+/// Where nobody says another number; `xtask soak` does.
+pub const REFUSED_EXECS: u64 = 5000;
 
 static HOST: OnceLock<Host> = OnceLock::new();
 
@@ -55,6 +60,7 @@ impl Host {
             material: "/material".into(),
             programs: None,
             runtime: Runtime::Runc,
+            refused_execs: REFUSED_EXECS,
         }
     }
 

@@ -7,6 +7,7 @@ pub mod cases;
 pub mod container;
 pub mod corpus;
 pub mod events;
+pub mod flood;
 pub mod fuse;
 pub mod golden;
 pub mod host;

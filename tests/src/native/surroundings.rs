@@ -16,7 +16,7 @@ use super::containerd::Containerd;
 use crate::{
     guest::{
         agent,
-        host::{Host, Runtime},
+        host::{Host, REFUSED_EXECS, Runtime},
         overlay::unmount_below,
     },
     material,
@@ -120,6 +120,7 @@ impl Surroundings {
                 socket: containerd.socket.clone(),
                 namespace: name.clone(),
             },
+            refused_execs: REFUSED_EXECS,
         }
         .settle();
         Ok(Self {

@@ -6,6 +6,7 @@ mod bytes;
 mod container;
 mod content;
 mod denylist;
+mod endurance;
 mod evasion;
 mod events;
 mod guard;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Listed> {
         guard::CASES,
         helper::CASES,
         denylist::CASES,
+        endurance::CASES,
         live::CASES,
         container::CASES,
         walkthrough::CASES,

@@ -147,7 +147,7 @@ pub struct CgroupEntry {
     pub index: u32,
     /// [`Container::epoch`] that this entry is for.
     pub epoch: u32,
-    /// [`FailAction`] of a pending container (pods only).
+    /// [`FailAction`] of a pending container (pods only), and [`IN_MONITOR`].
     pub pending: u32,
 }
 
@@ -165,7 +165,7 @@ pub struct Container {
     pub flags: u32,
     /// `s_dev` of the container's root file system in the kernel's encoding; 0 where it is not known.
     pub root_device: u32,
-    /// [`FailAction`] where `policy` is 0.
+    /// [`FailAction`] where `policy` is 0, and [`IN_MONITOR`].
     pub missing: u32,
     /// The container's cgroup.
     pub cgroup_id: u64,
@@ -469,6 +469,12 @@ pub mod hook {
     pub const INODE_RENAME: u32 = 11;
     /// `bprm_committed_creds`: the program's first argument, from its own memory.
     pub const BPRM_COMMITTED_CREDS: u32 = 12;
+    /// `file_send_sigiotask`.
+    pub const FILE_SEND_SIGIOTASK: u32 = 13;
+    /// `task_setrlimit`.
+    pub const TASK_SETRLIMIT: u32 = 14;
+    /// `task_setscheduler`.
+    pub const TASK_SETSCHEDULER: u32 = 15;
     /// The name that events use.
     pub const fn name(hook: u32) -> &'static str {
         match hook {
@@ -484,6 +490,9 @@ pub mod hook {
             INODE_UNLINK => "inode_unlink",
             INODE_RENAME => "inode_rename",
             BPRM_COMMITTED_CREDS => "bprm_committed_creds",
+            FILE_SEND_SIGIOTASK => "file_send_sigiotask",
+            TASK_SETRLIMIT => "task_setrlimit",
+            TASK_SETSCHEDULER => "task_setscheduler",
             _ => "unknown",
         }
     }
@@ -690,10 +699,24 @@ pub const fn effective_mode(namespace_override: u32, policy_mode: u32) -> Mode {
     }
 }
 
+/// Bit of [`Container::missing`] and [`CgroupEntry::pending`]: who said the word is in monitor, where no failure refuses anything.
+pub const IN_MONITOR: u32 = 8;
+
 /// [`FailAction`] of a map's field.
 #[inline(always)]
 pub const fn fail_action(value: u32) -> FailAction {
-    FailAction(value)
+    FailAction(value & !IN_MONITOR)
+}
+
+/// The mode in which the failure that such a field is about is judged.
+#[inline(always)]
+pub const fn failure_mode(namespace_override: u32, value: u32) -> Mode {
+    let own = if value & IN_MONITOR != 0 {
+        Mode::MONITOR
+    } else {
+        Mode::ENFORCE
+    };
+    effective_mode(namespace_override, own.0)
 }
 
 // A layout that moves breaks pinned maps: these lines make the change deliberate, together with SCHEMA_VERSION.

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf},
 };
 use lattice_common::{
-    abi::{CGROUP_LEVELS, NO_CONTAINER, NO_SET, TaskState, cgroup_kind, effective_mode, fail_action},
+    abi::{CGROUP_LEVELS, NO_CONTAINER, NO_SET, TaskState, cgroup_kind, effective_mode, fail_action, failure_mode},
     verdict::{FailAction, Membership, Mode, Origin},
 };
 
@@ -74,7 +74,7 @@ extern "C" fn lattice_caller(caller: *mut Caller) -> u32 {
         cgroup_kind::CONTAINER => caller.of_container(found.index(), found.epoch(), Origin(0)),
         cgroup_kind::POD => {
             caller.membership = Membership::PENDING;
-            caller.mode = effective_mode(namespace_mode(found.index()), Mode::ENFORCE.0);
+            caller.mode = failure_mode(namespace_mode(found.index()), found.pending());
             caller.fail = fail_action(found.pending());
         }
         _ => caller.unknown(),
@@ -147,7 +147,7 @@ impl Caller {
         };
         let namespace_mode = namespace_mode(container.namespace);
         self.membership = Membership::MISSING_POLICY;
-        self.mode = effective_mode(namespace_mode, Mode::ENFORCE.0);
+        self.mode = failure_mode(namespace_mode, container.missing);
         self.fail = fail_action(container.missing);
         self.container = index;
         self.epoch = epoch;

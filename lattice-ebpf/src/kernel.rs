@@ -145,9 +145,17 @@ impl Root {
 /// Number of a task's mount namespace.
 #[inline(always)]
 pub(crate) fn mount_namespace(task: Pointer) -> u32 {
+    probe(
+        mounts_of(task) as Pointer,
+        MNT_NAMESPACE_NS.load() + NS_COMMON_INUM.load(),
+    )
+}
+
+/// Address of a task's mount namespace.
+#[inline(always)]
+pub(crate) fn mounts_of(task: Pointer) -> u64 {
     let namespaces = probe::<u64>(task, TASK_STRUCT_NSPROXY.load()) as Pointer;
-    let mounts = probe::<u64>(namespaces, NSPROXY_MNT_NS.load()) as Pointer;
-    probe(mounts, MNT_NAMESPACE_NS.load() + NS_COMMON_INUM.load())
+    probe(namespaces, NSPROXY_MNT_NS.load())
 }
 
 /// `struct cgroup`.

@@ -292,6 +292,36 @@ fn lattice_signalled(context: LsmContext) -> i32 {
     0
 }
 
+/// `file_send_sigiotask(task, owner, signal)`: what `F_SETOWN` and `F_SETSIG` ask for when a file is ready, any signal at all, and without
+/// `task_kill`. Nobody has a reason to send the agent one. Whose work makes the file ready is chance, so that is refused for everybody, and told
+/// where it is a container's.
+#[lsm(hook = "file_send_sigiotask")]
+fn lattice_sigio(context: LsmContext) -> i32 {
+    if !guard::is_agent(context.arg::<Pointer>(0)) {
+        return 0;
+    }
+    guard::may(Act::SIGNAL, hook::FILE_SEND_SIGIOTASK);
+    EPERM
+}
+
+/// `task_setrlimit(task, resource, limit)`: a limit of processor time is a kill, and others are as good.
+#[lsm(hook = "task_setrlimit")]
+fn lattice_limited(context: LsmContext) -> i32 {
+    if guard::is_agent(context.arg::<Pointer>(0)) && !guard::may(Act::SIGNAL, hook::TASK_SETRLIMIT) {
+        return EPERM;
+    }
+    0
+}
+
+/// `task_setscheduler(task)`: a task that nobody lets run does nothing.
+#[lsm(hook = "task_setscheduler")]
+fn lattice_scheduled(context: LsmContext) -> i32 {
+    if guard::is_agent(context.arg::<Pointer>(0)) && !guard::may(Act::SIGNAL, hook::TASK_SETSCHEDULER) {
+        return EPERM;
+    }
+    0
+}
+
 /// `ptrace_access_check(child, mode)`: tracing, and reading what only a tracer may.
 #[lsm(hook = "ptrace_access_check")]
 fn lattice_traced(context: LsmContext) -> i32 {

@@ -6,13 +6,15 @@
 //!
 //! First, where an argument asks for it, it tries something, and exits with 100 and the errno where that fails:
 //!
-//! * `map FILE`, `protect FILE`: maps FILE executable, at once or after it was mapped readable;
+//! * `map FILE`, `protect FILE`: maps FILE executable, at once or after it was mapped readable; `use FILE`: uselib(2);
 //! * `map-memory`, `map-segment`, `anonymous`: maps a memfd or a System V segment executable; makes memory without a file executable;
 //! * `map-implied FILE`: maps FILE readable, after personality(READ_IMPLIES_EXEC);
 //! * `map-again FILE`: as `map-implied`, by remap_file_pages of what was mapped before;
 //! * `map-written FILE`: maps FILE readable and writable for itself, writes to it, and makes it executable;
 //! * `wait-for FILE`: waits until FILE is there;
-//! * `signal PID`, `trace PID`, `bpf`, `unlink FILE`: kill with signal 0, PTRACE_SEIZE, bpf(BPF_MAP_CREATE), unlink.
+//! * `signal PID`, `trace PID`, `bpf`, `unlink FILE`: kill with signal 0, PTRACE_SEIZE, bpf(BPF_MAP_CREATE), unlink;
+//! * `sigio PID`: has the kernel send SIGKILL when a pipe is ready (F_SETOWN, F_SETSIG), which fails for nobody; `limit PID`, `starve PID`:
+//!   prlimit of its processor time, SCHED_IDLE.
 //!
 //! * `born CGROUP PROGRAM`: a child that clone3 puts into the cgroup leaves it for the root cgroup and becomes PROGRAM; ends as it did, a
 //!   signal as 128 and its number, and leaves no mark of its own.
@@ -49,7 +51,12 @@ const WAIT4: usize = 61;
 const KILL: usize = 62;
 const FTRUNCATE: usize = 77;
 const UNLINK: usize = 87;
+const FCNTL: usize = 72;
 const PTRACE: usize = 101;
+const SCHED_SETSCHEDULER: usize = 144;
+const PIPE2: usize = 293;
+const PRLIMIT64: usize = 302;
+const USELIB: usize = 134;
 const PERSONALITY: usize = 135;
 const SHMGET: usize = 29;
 const SHMAT: usize = 30;
@@ -140,6 +147,8 @@ unsafe fn attempt(verb: *const u8, argument: *const u8) {
         if after(verb, b"map\0").is_some() {
             let file = system_call(OPEN, argument as usize, 0, 0);
             map(READ_EXECUTE, PRIVATE, file)
+        } else if after(verb, b"use\0").is_some() {
+            system_call(USELIB, argument as usize, 0, 0)
         } else if after(verb, b"protect\0").is_some() {
             let file = system_call(OPEN, argument as usize, 0, 0);
             system_call(MPROTECT, map(1, PRIVATE, file), 4096, READ_EXECUTE)
@@ -181,6 +190,16 @@ unsafe fn attempt(verb: *const u8, argument: *const u8) {
             system_call(MPROTECT, memory, 4096, READ_EXECUTE)
         } else if after(verb, b"signal\0").is_some() {
             system_call(KILL, number(argument), 0, 0)
+        } else if after(verb, b"sigio\0").is_some() {
+            sigio(number(argument))
+        } else if after(verb, b"limit\0").is_some() {
+            const PROCESSOR_TIME: usize = 0;
+            let limit: [u64; 2] = [3600, 3600];
+            six(PRLIMIT64, [number(argument), PROCESSOR_TIME, limit.as_ptr() as usize, 0, 0, 0])
+        } else if after(verb, b"starve\0").is_some() {
+            const IDLE: usize = 5;
+            let priority: [u32; 2] = [0; 2];
+            system_call(SCHED_SETSCHEDULER, number(argument), IDLE, priority.as_ptr() as usize)
         } else if after(verb, b"trace\0").is_some() {
             six(PTRACE, [0x4206, number(argument), 0, 0, 0, 0])
         } else if after(verb, b"bpf\0").is_some() {
@@ -196,6 +215,31 @@ unsafe fn attempt(verb: *const u8, argument: *const u8) {
     if result > usize::MAX - 4096 {
         // SAFETY: ends the program.
         unsafe { system_call(EXIT, 100 + result.wrapping_neg(), 0, 0) };
+    }
+}
+
+/// A process gets SIGKILL as soon as a pipe can be read, and it can.
+///
+/// # Safety
+/// The kernel writes to no memory but the two descriptors.
+unsafe fn sigio(process: usize) -> usize {
+    const SET_FLAGS: usize = 4;
+    const SET_OWNER: usize = 8;
+    const SET_SIGNAL: usize = 10;
+    const ASYNC: usize = 0o20_000;
+    const SIGKILL: usize = 9;
+    let mut ends: [u32; 2] = [0; 2];
+    // SAFETY: the caller's promise.
+    unsafe {
+        system_call(PIPE2, (&raw mut ends) as usize, 0, 0);
+        let [reader, writer] = [ends.as_ptr().read_volatile(), ends.as_ptr().add(1).read_volatile()];
+        for (command, value) in [(SET_OWNER, process), (SET_SIGNAL, SIGKILL), (SET_FLAGS, ASYNC)] {
+            let result = system_call(FCNTL, reader as usize, command, value);
+            if result > usize::MAX - 4096 {
+                return result;
+            }
+        }
+        system_call(WRITE, writer as usize, c"x".as_ptr() as usize, 1)
     }
 }
 

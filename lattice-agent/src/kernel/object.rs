@@ -132,7 +132,7 @@ const MARKS: [(&str, Hook); 4] = [
     ("lattice_cgroup_removed", Hook::TracePoint("cgroup_rmdir")),
 ];
 
-const TIER_ONE: [(&str, Hook); 12] = [
+const TIER_ONE: [(&str, Hook); 15] = [
     // The judges before what prepares them: a program that is attached alone must not see half an exec.
     ("lattice_exec_file", Hook::Lsm("bprm_check_security")),
     ("lattice_exec_begins", Hook::Lsm("bprm_creds_for_exec")),
@@ -144,6 +144,9 @@ const TIER_ONE: [(&str, Hook); 12] = [
     ("lattice_interpreter_opened", Hook::Lsm("file_open")),
     ("lattice_bpf", Hook::Lsm("bpf")),
     ("lattice_signalled", Hook::Lsm("task_kill")),
+    ("lattice_sigio", Hook::Lsm("file_send_sigiotask")),
+    ("lattice_limited", Hook::Lsm("task_setrlimit")),
+    ("lattice_scheduled", Hook::Lsm("task_setscheduler")),
     ("lattice_traced", Hook::Lsm("ptrace_access_check")),
     ("lattice_unlinked", Hook::Lsm("inode_unlink")),
     ("lattice_renamed", Hook::Lsm("inode_rename")),

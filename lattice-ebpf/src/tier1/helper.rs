@@ -5,10 +5,7 @@
 
 use crate::{
     caller::{Caller, current},
-    kernel::{
-        MOUNT_MNT, MOUNT_MNT_NS, NSPROXY_MNT_NS, OVERLAYFS, PATH_MNT, Pointer, TASK_STRUCT_NSPROXY,
-        TASK_STRUCT_REAL_PARENT, TASK_STRUCT_TGID, probe,
-    },
+    kernel::{OVERLAYFS, Pointer, TASK_STRUCT_REAL_PARENT, TASK_STRUCT_TGID, mounts_of, probe},
     maps::NODE,
     trusted::File,
 };
@@ -32,12 +29,8 @@ pub(crate) fn runs_file_of_container(file: File) -> bool {
     if inode.file_system() == OVERLAYFS && inode.device() != host_root {
         return true;
     }
-    let namespaces = probe::<u64>(task, TASK_STRUCT_NSPROXY.load()) as Pointer;
-    let own = probe::<u64>(namespaces, NSPROXY_MNT_NS.load());
-    let mount = probe::<u64>(file.path(), PATH_MNT.load()) as Pointer;
-    let mount = mount.wrapping_byte_sub(MOUNT_MNT.load() as usize);
-    let namespace = probe::<u64>(mount, MOUNT_MNT_NS.load());
-    namespace != own && namespace < FIRST_ERROR
+    let namespace = file.mount_namespace();
+    namespace != mounts_of(task) && namespace < FIRST_ERROR
 }
 
 /// The standing of a helper that is refused.

@@ -10,6 +10,7 @@ use lattice_common::abi::{CachedDigest, DigestWords, EntryRule, PATH_KEY_BYTES, 
 
 use crate::{
     count::count,
+    kernel::mounts_of,
     maps::{PATHS, TaskStorage},
     trusted::{File, Inode, Layer, OwnRoot},
 };
@@ -91,9 +92,13 @@ type KeyWords = [u64; size_of::<PathKey>() / 8];
 #[btf_map]
 static PATH_SCRATCH: TaskStorage<KeyWords> = TaskStorage::new();
 
-/// The rule for the file's resolved path in a set.
+/// The rule for the file's resolved path in a set. Of a file in another mount namespace than the task's, which a link of procfs or a passed
+/// descriptor leads to, or in a tree that is mounted nowhere, the path is what whoever made that has chosen: such a file has no rule.
 #[inline(always)]
 pub(crate) fn rule_of_path(task: *mut task_struct, set: u32, file: File) -> PathRule {
+    if file.mount_namespace() != mounts_of(task.cast_const().cast()) {
+        return PathRule::NONE;
+    }
     let Some(key) = PATH_SCRATCH.get_or_create(task) else {
         return PathRule::UNRESOLVED;
     };

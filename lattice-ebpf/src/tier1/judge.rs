@@ -118,8 +118,10 @@ pub(crate) fn judge(caller: &Caller, file: File, question: Question) -> (Outcome
     if let Some(known) = known {
         digest = known;
         flags |= record_flag::DIGEST;
+        // Its content is public, and a container may have it on a volume: nothing passes by it where the container's own root is entered.
         if caller.entering != 0
             && inode.device() != caller.root_device
+            && is_in_the_hosts_root(host_root)
             && rule_of_digest(RUNTIME_SET, &digest).is_some()
         {
             membership = Membership::RUNTIME_HELPER;
@@ -237,6 +239,12 @@ pub(crate) fn judge_called(bprm: Binprm, program: Program, role: Role, arguments
         digest: digest.unwrap_or_default(),
     };
     act(&caller, decision, file, question, evidence);
+}
+
+/// Whether the current task has the host's root directory still; true where the agent has not told which that is.
+#[inline(always)]
+fn is_in_the_hosts_root(host_root: u32) -> bool {
+    host_root == 0 || Root::of(current().cast_const().cast()).device() == host_root
 }
 
 /// Whether a file that is mapped keeps its bytes. The kernel guards the program from writers as long as it runs, and its ELF interpreter

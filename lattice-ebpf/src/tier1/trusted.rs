@@ -7,8 +7,8 @@ use crate::kernel::{
     BLOCK_DEVICE_BD_DISK, DENTRY_D_INODE, FILE_F_FLAGS, FILE_F_INODE, FILE_F_PATH, GENDISK_MAJOR, INODE_I_INO,
     INODE_I_NLINK, INODE_I_SB, INODE_I_SIZE, INODE_I_WRITECOUNT, INODE_SIZE, LINUX_BINPRM_ARGC, LINUX_BINPRM_BUF,
     LINUX_BINPRM_FILE, LINUX_BINPRM_FILENAME, LINUX_BINPRM_INTERP, LINUX_BINPRM_IS_CHECK, LINUX_BINPRM_IS_CHECK_MASK,
-    LINUX_BINPRM_P, OVERLAYFS, Pointer, SHMEM_SEALS_BEFORE_INODE, SUPER_BLOCK_S_BDEV, SUPER_BLOCK_S_DEV,
-    SUPER_BLOCK_S_FLAGS, SUPER_BLOCK_S_MAGIC, probe,
+    LINUX_BINPRM_P, MOUNT_MNT, MOUNT_MNT_NS, OVERLAYFS, PATH_MNT, Pointer, SHMEM_SEALS_BEFORE_INODE,
+    SUPER_BLOCK_S_BDEV, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_FLAGS, SUPER_BLOCK_S_MAGIC, probe,
 };
 
 /// `__FMODE_EXEC` in `file.f_flags`: only the kernel's own exec code sets it.
@@ -94,6 +94,14 @@ impl File {
     pub(crate) fn path(self) -> Pointer {
         // SAFETY: stays within the object; the verifier matches the type at this offset.
         unsafe { self.0.byte_add(FILE_F_PATH.load() as usize) }
+    }
+
+    /// Address of the mount namespace that it was opened in; an error's number where it lies on a mount of the kernel's own.
+    #[inline(always)]
+    pub(crate) fn mount_namespace(self) -> u64 {
+        let mount = probe::<u64>(self.path(), PATH_MNT.load()) as Pointer;
+        let mount = mount.wrapping_byte_sub(MOUNT_MNT.load() as usize);
+        probe(mount, MOUNT_MNT_NS.load())
     }
 
     /// The file's inode; on overlayfs the overlay's own.

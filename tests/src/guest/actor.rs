@@ -3,12 +3,12 @@
 use std::{
     ffi::CString,
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::{
         fd::AsRawFd as _,
         unix::{ffi::OsStringExt as _, fs::OpenOptionsExt as _, process::CommandExt as _},
     },
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
 };
 
 use nix::{
@@ -70,12 +70,16 @@ pub enum Way {
     AfterBind,
     /// In a user and mount namespace of its own, after a chroot to the first argument.
     AfterOwnChroot,
+    /// By `/proc/PID/root` of a child in a user and mount namespace of its own, where the first argument is mounted over the second.
+    ThroughRoot,
+    /// In a user and mount namespace of its own, mounts the first argument over the second, says so, and stays.
+    Held,
     /// From a thread that is not the first, once the file is there that the first argument names, and after it has left for the root
     /// cgroup.
     LateThread,
 }
 
-const WORDS: [(Way, &str); 19] = [
+const WORDS: [(Way, &str); 21] = [
     (Way::Exec, "exec"),
     (Way::Descriptor, "descriptor"),
     (Way::ProcDescriptor, "proc-descriptor"),
@@ -95,6 +99,8 @@ const WORDS: [(Way, &str); 19] = [
     (Way::AfterBind, "after-bind"),
     (Way::AfterOwnChroot, "after-own-chroot"),
     (Way::LateThread, "late-thread"),
+    (Way::ThroughRoot, "through-root"),
+    (Way::Held, "held"),
 ];
 
 impl Way {
@@ -168,6 +174,27 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
             bind(from.as_ref(), over.as_ref()).map_err(io::Error::other)?;
             rest
         }
+        (Way::ThroughRoot, [from, over, program, rest @ ..]) => {
+            let mut child = Command::new("/proc/self/exe")
+                .args([VERB, HERE, Way::Held.word(), from, over, program])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                // A runtime waits until nobody has what it gave the session for output.
+                .stderr(Stdio::null())
+                .spawn()?;
+            let mut ready = [0];
+            child.stdout.take().ok_or_else(bad)?.read_exact(&mut ready)?;
+            let there = format!("/proc/{}/root{program}", child.id());
+            return execute(&[&[there], rest].concat());
+        }
+        (Way::Held, [from, over, ..]) => {
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+            bind(from.as_ref(), over.as_ref()).map_err(io::Error::other)?;
+            println!("mounted");
+            loop {
+                std::thread::sleep(std::time::Duration::from_secs(60));
+            }
+        }
         (Way::AfterOwnChroot, [root, rest @ ..]) => {
             unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
             // So that a program there can leave its mark.
@@ -197,6 +224,7 @@ fn try_to_act(arguments: &[String]) -> io::Result<u8> {
             drop(file);
             execute_file(&readable, rest)
         }
+        Way::ThroughRoot | Way::Held => Err(bad()),
         Way::Exec
         | Way::AfterMove
         | Way::AfterChroot

@@ -121,6 +121,14 @@ pub const TRICKS: &[Trick] = &[
         ],
     ),
     (
+        "program of the container runtime, started as a session",
+        &["from_inside_the_runtimes_own_program_on_a_volume"],
+    ),
+    (
+        "listed path by /proc/PID/root of another mount namespace",
+        &["from_inside_a_listed_path_by_the_root_of_a_child"],
+    ),
+    (
         "listed path below a chroot",
         &[
             "a_listed_path_below_another_root_is_unlisted",
@@ -222,6 +230,7 @@ pub const TRICKS: &[Trick] = &[
         &["a_library_of_the_image_loads_until_it_is_changed"],
     ),
     ("library made executable later", &[]),
+    ("library by uselib", &[]),
     ("library under READ_IMPLIES_EXEC", &[]),
     ("library under remap_file_pages", &[]),
     ("memfd mapped executable", &["code_in_a_memfd_is_refused"]),
@@ -263,7 +272,11 @@ pub const TRICKS: &[Trick] = &[
     ),
     // Lattice itself.
     (
-        "signal to the agent, ptrace of it",
+        "signal to the agent by F_SETOWN and F_SETSIG",
+        &["the_agent_is_not_signalled_by_a_file_that_is_ready"],
+    ),
+    (
+        "signal to the agent, ptrace, limits and scheduling of it",
         &[
             "the_agent_is_neither_signalled_nor_traced_from_a_container",
             "the_agent_is_neither_signalled_nor_traced_in_monitor",

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -282,7 +282,8 @@ impl<'a> Trial<'a> {
     /// When it cannot be started or does not end.
     pub fn act_for(&mut self, cgroup: &Path, way: Way, words: &[String], limit: Duration) -> Result<Outcome> {
         let mark = self.new_mark()?;
-        let mut child = Command::new("lattice-vm-suite")
+        let mut child = host()
+            .program("lattice-vm-suite")
             .arg(VERB)
             .arg(cgroup)
             .arg(way.word())

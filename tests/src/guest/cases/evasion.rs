@@ -1,7 +1,10 @@
 //! Ways around an exec list, tried from within a container by somebody who has a listed shell, busybox and more. One container a case.
 
+use std::path::Path;
+
 use anyhow::Result;
 use lattice_policy::{Mode, Origin, Role};
+use nix::{errno::Errno, sys::signal::Signal};
 
 use super::{
     container::UNLISTED,
@@ -9,11 +12,13 @@ use super::{
 };
 use crate::guest::{
     actor::{HERE, VERB, Way},
+    canaries,
     container::{Container, SERVER, loader, prepare},
     host::is_tier_1,
     policy::Policy,
-    trial::{Case, Cause, Expected, Trial, cause},
+    trial::{Case, Cause, Expected, Trial, cause, path_word},
 };
+use crate::material::find;
 
 const MEMORY: Cause = cause("unlisted", "target", "memfd");
 const DELETED: Cause = cause("unlisted", "target", "deleted");
@@ -47,6 +52,33 @@ fn line(container: &Container, trial: &mut Trial<'_>, line: &str, expected: Expe
 /// What the front falls open for in tier 2, and `docs/kernel-support.md` says so.
 fn hole_in_tier_2(expected: Expected) -> Expected {
     if is_tier_1() { expected } else { Expected::Hole }
+}
+
+/// The runtime's programs pass on their way to the container's first one, by their content: it is public, and nothing of it is to pass once
+/// the container's own root is entered.
+fn runtimes_own_program(trial: &mut Trial<'_>) -> Result<()> {
+    let container = Container::start(trial)?;
+    let mark = trial.new_mark()?;
+    let program = mark.with_file_name("runtime");
+    canaries::write_static(&program, "runtime")?;
+    if !trial.is_control() {
+        for program in [find("runc")?, program] {
+            let argument = ["--runtime-program".to_owned(), path_word(&program)];
+            trial.node.more_arguments.extend(argument);
+        }
+        trial.node.restart(Signal::SIGTERM)?;
+    }
+    let killed = Expected::Killed(NOT_IN_IMAGE);
+    let result = container
+        .session(trial, &["/marks/runtime"], killed)
+        .and_then(|()| container.session(trial, &["/bin/sh", "-c", "exec /marks/runtime"], killed))
+        .and_then(|()| container.session(trial, &["/usr/bin/good"], Expected::Runs));
+    container.end()?;
+    if !trial.is_control() {
+        trial.node.more_arguments.clear();
+        trial.node.restart(Signal::SIGTERM)?;
+    }
+    result
 }
 
 /// A case: its container, and what is done in it.
@@ -168,6 +200,39 @@ pub(super) const CASES: &[Case] = &[
             )
         }
     ),
+    Case {
+        name: "from_inside_a_listed_path_by_the_root_of_a_child",
+        prepare: |place| {
+            prepare(place)?;
+            // By path alone, which is all that a policy for Tetragon can say.
+            let mut policy = policy()?;
+            policy
+                .0
+                .entries
+                .retain(|entry| entry.path.as_bytes() != b"/usr/bin/good");
+            Ok(policy.allow_path(Path::new("/usr/bin/good")))
+        },
+        run: |trial| {
+            let container = Container::start(trial)?;
+            container.session(trial, &["/usr/bin/good"], Expected::Runs)?;
+            act(
+                &container,
+                trial,
+                Way::ThroughRoot,
+                &[BAD, "/usr/bin/good", "/usr/bin/good"],
+                Expected::Killed(UNLISTED),
+            )?;
+            // The file itself, by such a path, is no other.
+            let own = ["/bin/sh", "-c", "exec /proc/self/root/usr/bin/good"];
+            container.session(trial, &own, Expected::Runs)?;
+            container.end()
+        },
+    },
+    Case {
+        name: "from_inside_the_runtimes_own_program_on_a_volume",
+        prepare: |place| prepare(place).and_then(|()| policy()),
+        run: runtimes_own_program,
+    },
     case!("from_inside_a_listed_path_of_an_own_root", |container, trial| {
         let root = format!(
             "busybox mkdir -p /tmp/root/usr/bin && cp {BAD} /tmp/root/usr/bin/good && \
@@ -186,6 +251,10 @@ pub(super) const CASES: &[Case] = &[
             let load = format!("cp {BAD} /tmp/library && exec /usr/bin/good {verb} /tmp/library");
             line(container, trial.trick(trick), &load, refused)?;
         }
+        // Kernels of today are built without it, and say ENOSYS.
+        trial.trick("library by uselib");
+        let load = format!("cp {BAD} /tmp/library && exec /usr/bin/good use /tmp/library");
+        line(container, trial, &load, Expected::Fails(Errno::ENOSYS as i32))?;
         trial.trick("memfd mapped executable");
         let memory = hole_in_tier_2(Expected::Denied(cause("mapping", "mapping", "memfd")));
         container.session(trial, &["/usr/bin/good", "map-memory"], memory)?;

@@ -121,9 +121,12 @@ pub(crate) struct Settings {
     /// Folder with ExecPolicy files (YAML, JSON); changes are taken up live
     #[arg(long, value_name = "DIR")]
     pub(crate) policies: Option<PathBuf>,
-    /// A container by its cgroup, where its root file system is mounted, if it has one of its own, and its image's digest; may be
-    /// repeated
-    #[arg(long, value_name = "PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST]")]
+    /// A container by its cgroup, where its root file system is mounted, if it has one of its own, its image's digest, and its pod, whose
+    /// cgroup is the one above; may be repeated
+    #[arg(
+        long,
+        value_name = "PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST][,pod=NAME]"
+    )]
     pub(crate) cgroup: Vec<String>,
     /// File of digests that are refused everywhere, in every mode: lines "file DIGEST" and "image sha256:DIGEST"; changes are taken up
     /// live. What central denies holds besides
@@ -135,6 +138,10 @@ pub(crate) struct Settings {
     /// Namespace whose containers may use bpf(2), which is refused to every container with a policy; may be repeated
     #[arg(long, value_name = "NAMESPACE")]
     pub(crate) allow_bpf: Vec<String>,
+    /// Namespace in whose containers programs are killed that run already and that no entry of the enforced policy lists (`*` is every
+    /// namespace); elsewhere they are told. May be repeated
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) kill_running: Vec<String>,
     /// containerd's socket
     #[arg(long, value_name = "SOCKET")]
     pub(crate) containerd: Option<PathBuf>,
@@ -161,6 +168,21 @@ pub(crate) struct Settings {
     /// Entries over all sets
     #[arg(long, value_name = "COUNT", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
     pub(crate) max_entries: u32,
+    /// Entries that are a path alone, over all sets
+    #[arg(long, value_name = "COUNT", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub(crate) max_paths: u32,
+    /// Names of applets, over all sets
+    #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub(crate) max_applets: u32,
+    /// Containers on this node
+    #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) max_containers: u32,
+    /// Policies in force on this node
+    #[arg(long, value_name = "COUNT", default_value_t = 10_240, value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    pub(crate) max_policies: u32,
+    /// Namespaces that containers on this node are in
+    #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) max_namespaces: u32,
     /// Central's URL, https://HOST:PORT; without it policies come from files alone
     #[arg(long, value_name = "URL", requires_all = ["client_cert", "client_key", "ca"])]
     pub(crate) central: Option<String>,

@@ -1,7 +1,7 @@
 //! What the agent's tasks share: the enforcement, behind one lock that is never held across a wait.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc::SyncSender},
@@ -23,7 +23,7 @@ use crate::{
     backend::container_message,
     containers::{ContainerInfo, LateCause, Sink, cgroup_tree::cgroup_id, nri},
     denials::Denials,
-    enforcement::{ContainerStanding, Enforcement},
+    enforcement::{ContainerStanding, Enforcement, Unguarded},
     error_chain::ErrorChain,
     events::record::JudgedFile,
     front::{Counts, Front},
@@ -51,6 +51,15 @@ pub struct Shared {
     notices: OnceLock<Arc<NoticeSender>>,
     /// Who looks at what already runs.
     running: OnceLock<SyncSender<()>>,
+    /// Containers that may start what they like although their namespace has policies, and why: told once.
+    told_unguarded: Mutex<BTreeSet<UnguardedKey>>,
+}
+
+/// A container by its cgroup and its runtime's name, and why it is unguarded.
+type UnguardedKey = (u64, String, Unguarded);
+
+fn unguarded_key(info: &ContainerInfo, why: &Unguarded) -> UnguardedKey {
+    (info.cgroup_id, info.container_id.clone(), why.clone())
 }
 
 impl Shared {
@@ -67,6 +76,7 @@ impl Shared {
             denials: OnceLock::new(),
             notices: OnceLock::new(),
             running: OnceLock::new(),
+            told_unguarded: Mutex::default(),
         }
     }
 
@@ -216,9 +226,11 @@ impl Shared {
         let container = (record.container != NO_CONTAINER)
             .then(|| enforcement.container_in_slot(record.container, record.epoch))
             .flatten();
-        let policy = (record.policy != 0)
-            .then(|| enforcement.policy_in_slot(record.policy))
-            .flatten();
+        let policy = match record.policy {
+            // Without one in force: the one that the kernel could not be given, if there is such a one.
+            0 => container.and_then(|container| enforcement.rejected_policy_of(container)),
+            slot => enforcement.policy_in_slot(slot),
+        };
         then(container, policy)
     }
 
@@ -267,11 +279,47 @@ impl Shared {
             }
         }
         self.look_at_running();
+        self.tell_unguarded();
         if report.errors.is_empty() {
             Ok(())
         } else {
             Err(report.text())
         }
+    }
+
+    /// Tells each container that starts what it likes because a policy says so, or because its own is not loaded and says so: no exec of it
+    /// makes an event.
+    fn tell_unguarded(&self) {
+        let now: Vec<(ContainerInfo, Unguarded)> = self
+            .enforcement()
+            .unguarded()
+            .map(|(info, why)| (info.clone(), why))
+            .collect();
+        let mut told = self.told_unguarded.lock().unwrap_or_else(PoisonError::into_inner);
+        let present: BTreeSet<_> = now.iter().map(|(info, why)| unguarded_key(info, why)).collect();
+        told.retain(|key| present.contains(key));
+        for (info, why) in &now {
+            self.tell_one_unguarded(&mut told, info, why);
+        }
+    }
+
+    fn tell_one_unguarded(&self, told: &mut BTreeSet<UnguardedKey>, info: &ContainerInfo, why: &Unguarded) {
+        let Some(notices) = self.notices.get() else { return };
+        if !told.insert(unguarded_key(info, why)) {
+            return;
+        }
+        let (cause, reason) = match why {
+            Unguarded::Missing => ("missing", String::new()),
+            Unguarded::NotLoaded(policy) => ("not-loaded", policy.clone()),
+        };
+        notices.send(ContainerNotice {
+            notice: "no-policy".into(),
+            container: Some(container_message(info)),
+            effective_action: "none".into(),
+            cause: cause.into(),
+            reason,
+            message: String::new(),
+        });
     }
 
     /// Verdicts by reason, and the other counters of the kernel side and of the runtime's plugin by their whole names.
@@ -343,8 +391,17 @@ impl Sink for Shared {
             self.watch_root(&container);
         }
         let adopted = container.is_running.then(|| container.clone());
+        let cgroup_id = container.cgroup_id;
         let started = self.enforcement().container_started(container);
         self.changed();
+        let unguarded = self
+            .enforcement()
+            .unguarded_in(cgroup_id)
+            .map(|(info, why)| (info.clone(), why));
+        if let Some((info, why)) = unguarded {
+            let mut told = self.told_unguarded.lock().unwrap_or_else(PoisonError::into_inner);
+            self.tell_one_unguarded(&mut told, &info, &why);
+        }
         if let Some(container) = adopted {
             if let Some(denials) = self.denials.get() {
                 denials.adopted(&container);

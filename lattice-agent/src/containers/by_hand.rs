@@ -1,4 +1,4 @@
-//! A container named on the command line: `--cgroup PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST]`.
+//! A container named on the command line: `--cgroup PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST][,pod=NAME]`.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ const NAME_BYTES: usize = 253;
 pub enum ByHandError {
     /// Not of the form.
     #[error(
-        "--cgroup {value:?} is not PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=sha256:…]; for example /sys/fs/cgroup/shop=payments/shop/server"
+        "--cgroup {value:?} is not PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=sha256:…][,pod=NAME]; for example /sys/fs/cgroup/shop=payments/shop/server"
     )]
     Form {
         /// The value.
@@ -83,18 +83,24 @@ pub struct ByHand {
     container: String,
     root: Option<PathBuf>,
     image: Option<ImageDigest>,
+    /// Whose cgroup is the one above; empty outside pods.
+    pod: String,
 }
 
 impl FromStr for ByHand {
     type Err = ByHandError;
 
     /// # Errors
-    /// When the value is not `PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST]` with absolute paths and three names.
+    /// When the value is not `PATH=NAMESPACE/WORKLOAD/CONTAINER[,root=DIR][,image=DIGEST][,pod=NAME]` with absolute paths and
+    /// proper names.
     fn from_str(value: &str) -> Result<Self, ByHandError> {
         let value_shown: String = value.chars().take(512).collect();
         let form = || ByHandError::Form {
             value: value_shown.clone(),
         };
+        let (value, pod) = value
+            .rsplit_once(",pod=")
+            .map_or((value, None), |(value, pod)| (value, Some(pod)));
         let (value, image) = match value.rsplit_once(",image=") {
             Some((value, image)) => {
                 let image: Result<ImageDigest, _> = image.parse();
@@ -121,7 +127,7 @@ impl FromStr for ByHand {
         else {
             return Err(form());
         };
-        for name in [namespace, workload, container] {
+        for name in [namespace, workload, container].into_iter().chain(pod) {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
             if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
                 return Err(ByHandError::Name {
@@ -140,6 +146,7 @@ impl FromStr for ByHand {
             container: container.into(),
             root,
             image,
+            pod: pod.unwrap_or_default().into(),
         })
     }
 }
@@ -174,7 +181,7 @@ impl ByHand {
         Ok(ContainerInfo {
             container_id: below.to_string_lossy().into_owned(),
             namespace: self.namespace.clone(),
-            pod: String::new(),
+            pod: self.pod.clone(),
             workload: self.workload.clone(),
             name: self.container.clone(),
             service_account: String::new(),
@@ -218,10 +225,15 @@ mod tests {
                     container,
                     root,
                     image,
+                    pod,
                 } = by_hand;
                 let root = root.map_or(String::new(), |root| format!(" at {}", root.display()));
                 let image = image.map_or(String::new(), |image| format!(" of {image}"));
-                format!("{} {namespace} {workload} {container}{root}{image}", path.display())
+                let pod = if pod.is_empty() { pod } else { format!(" in {pod}") };
+                format!(
+                    "{} {namespace} {workload} {container}{root}{image}{pod}",
+                    path.display()
+                )
             }
             Err(error) => error.to_string(),
         };
@@ -240,6 +252,10 @@ mod tests {
         check(&format!("/a=n/w/c,image={image}"), &format!("/a n w c of {image}"));
         let both = format!("/a=n/w/c,root=/run/c,image={image}");
         check(&both, &format!("/a n w c at /run/c of {image}"));
+        check("/a=n/w/c,pod=web-0", "/a n w c in web-0");
+        let all = format!("{both},pod=web-0");
+        check(&all, &format!("/a n w c at /run/c of {image} in web-0"));
+        check("/a=n/w/c,pod=", "\"\" is no name");
         check("/a=n/w/c,image=latest", "image: digest \"latest\" does not begin with");
         check("/a=n/w/c,root=rootfs", "the path must be absolute");
         check("/a=n/w/c,rot=/x", "is not PATH=");

@@ -119,8 +119,6 @@ pub struct Compiled {
     pub set: EntrySet,
     /// Its value, with `set` 0.
     pub policy: abi::Policy,
-    /// What happens in its containers while it is missing.
-    pub missing: verdict::FailAction,
 }
 
 /// The kernel's word for a mode.
@@ -282,7 +280,6 @@ pub fn compile(policy: &ExecPolicy) -> Result<Compiled, CompileError> {
             flags,
             generation: policy.generation,
         },
-        missing: fail_action(policy.fail.missing),
     })
 }
 

@@ -11,7 +11,9 @@ use lattice_common::{
 };
 use lattice_policy::{ExecPolicy, FailAction};
 
-use super::{Enforcement, EnforcementError, LoadedContainer, PolicyName, compile::fail_action, tables::Tables};
+use super::{
+    Enforcement, EnforcementError, LoadedContainer, PolicyName, compile::fail_action, rejected::Word, tables::Tables,
+};
 use crate::containers::{ContainerInfo, identity::SANDBOX_NAME};
 
 impl<T: Tables> Enforcement<T> {
@@ -40,12 +42,11 @@ impl<T: Tables> Enforcement<T> {
     /// Says that what is new below `cgroup_id` belongs to a pod of this container's namespace: until it is known itself, it is pending.
     fn set_pod(&mut self, cgroup_id: u64, namespace: &str) -> Result<(), EnforcementError> {
         let index = self.namespace_index(namespace)?;
-        let pending = self.pending(namespace);
         let entry = CgroupEntry {
             kind: cgroup_kind::POD,
             index,
             epoch: 0,
-            pending: pending.0,
+            pending: self.pending(namespace).value(),
         };
         self.tables.put_cgroup(cgroup_id, entry)?;
         self.inherited.cgroups.remove(&cgroup_id);
@@ -55,9 +56,16 @@ impl<T: Tables> Enforcement<T> {
 
     /// What a pending container means: the strictest word of its namespace's policies for an unknown one; where the namespace has no
     /// policy there is nothing to wait for.
-    fn pending(&self, namespace: &str) -> verdict::FailAction {
-        let policies = in_namespace(&self.policies, namespace);
-        strictest(policies.map(|(_, loaded)| fail_action(loaded.source.fail.unknown)))
+    fn pending(&self, namespace: &str) -> Word {
+        let policies = self.policies_of(namespace);
+        Word::strictest(policies.map(|policy| self.word(policy, policy.fail.unknown)))
+    }
+
+    /// All policies of a namespace, whether the kernel could be given them or not.
+    pub(super) fn policies_of<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a ExecPolicy> + use<'a, T> {
+        let loaded = in_namespace(&self.policies, namespace).map(|(_, loaded)| &*loaded.source);
+        let rejected = in_namespace(&self.rejected, namespace).map(|(_, policy)| &**policy);
+        loaded.chain(rejected)
     }
 
     pub(super) fn container_flags(&self, info: &ContainerInfo) -> u32 {
@@ -90,9 +98,9 @@ impl<T: Tables> Enforcement<T> {
             self.earlier_slots.insert(before.policy, policy);
         }
         let (policy_index, namespace, missing) = if !is_new && self.is_held(&before) {
-            (before.policy, before.namespace, verdict::FailAction(before.missing))
+            (before.policy, before.namespace, before.missing)
         } else {
-            (policy_index, namespace, missing)
+            (policy_index, namespace, missing.value())
         };
         let container = Container {
             epoch,
@@ -104,43 +112,14 @@ impl<T: Tables> Enforcement<T> {
             } else {
                 info.root_device
             },
-            missing: missing.0,
+            missing,
             cgroup_id,
         };
-        self.tables.put_container(index, container)?;
-        if is_new {
-            // Of a container that already runs, the next program to start is not its first.
-            if info.is_running {
-                let started = if info.has_own_root {
-                    // Nobody saw its first program start, and what its processes have for root now is their own word.
-                    Started {
-                        epoch,
-                        root_device: info.root_device,
-                        ..Started::default()
-                    }
-                } else {
-                    Started {
-                        epoch,
-                        root_device: self.host_root.device,
-                        root_inode: self.host_root.inode,
-                        mount_namespace: self.host_root.mount_namespace,
-                        reserved: 0,
-                    }
-                };
-                self.tables.put_started(index, started)?;
-                self.mark_running(&info, index, epoch)?;
-            }
-            let entry = CgroupEntry {
-                kind: cgroup_kind::CONTAINER,
-                index,
-                epoch,
-                pending: 0,
-            };
-            if let Err(error) = self.tables.put_cgroup(cgroup_id, entry) {
+        if let Err(error) = self.put_container(&info, index, container, is_new) {
+            if is_new {
                 self.container_slots.give_back(index);
-                return Err(error.into());
             }
-            self.next_epoch += 1;
+            return Err(error);
         }
         let pod = info.pod_cgroup_id.filter(|_| !info.pod.is_empty());
         let namespace = info.namespace.clone();
@@ -157,6 +136,51 @@ impl<T: Tables> Enforcement<T> {
             Some(pod) if !self.pods.contains_key(&pod) => self.set_pod(pod, &namespace),
             _ => Ok(()),
         }
+    }
+
+    /// The slot before the cgroup that points to it.
+    fn put_container(
+        &mut self,
+        info: &ContainerInfo,
+        index: u32,
+        container: Container,
+        is_new: bool,
+    ) -> Result<(), EnforcementError> {
+        self.tables.put_container(index, container)?;
+        if !is_new {
+            return Ok(());
+        }
+        let epoch = container.epoch;
+        // Of a container that already runs, the next program to start is not its first.
+        if info.is_running {
+            let started = if info.has_own_root {
+                // Nobody saw its first program start, and what its processes have for root now is their own word.
+                Started {
+                    epoch,
+                    root_device: info.root_device,
+                    ..Started::default()
+                }
+            } else {
+                Started {
+                    epoch,
+                    root_device: self.host_root.device,
+                    root_inode: self.host_root.inode,
+                    mount_namespace: self.host_root.mount_namespace,
+                    reserved: 0,
+                }
+            };
+            self.tables.put_started(index, started)?;
+            self.mark_running(info, index, epoch)?;
+        }
+        let entry = CgroupEntry {
+            kind: cgroup_kind::CONTAINER,
+            index,
+            epoch,
+            pending: 0,
+        };
+        self.tables.put_cgroup(info.cgroup_id, entry)?;
+        self.next_epoch += 1;
+        Ok(())
     }
 
     /// Marks what already runs: nobody knows where it came from, so only entries for any origin hold for it and its children.
@@ -193,6 +217,7 @@ impl<T: Tables> Enforcement<T> {
             return Ok(());
         };
         self.remove_container(cgroup_id, container.index)?;
+        let namespace = container.info.namespace;
         if let Some(pod) = container.info.pod_cgroup_id
             && self
                 .containers
@@ -202,6 +227,7 @@ impl<T: Tables> Enforcement<T> {
         {
             self.tables.remove_cgroup(pod)?;
         }
+        self.release_namespace(&namespace);
         Ok(())
     }
 
@@ -215,30 +241,37 @@ impl<T: Tables> Enforcement<T> {
     fn free_container(&mut self) -> Result<u32, EnforcementError> {
         let slots = self.tables.container_slots();
         self.container_slots.take(slots).ok_or(EnforcementError::NoSlot {
-            what: "container",
+            what: "containers",
             slots,
         })
     }
 
-    /// The most specific policy that matches; of several, the first by name.
+    /// The most specific policy that matches; of several, the first by name. It may be one that the kernel could not be given.
     pub(super) fn policy_for(&self, info: &ContainerInfo) -> Option<PolicyName> {
-        in_namespace(&self.policies, &info.namespace)
-            .filter(|(_, loaded)| matches_target(&loaded.source, info))
-            .max_by_key(|(name, loaded)| (specificity(&loaded.source), std::cmp::Reverse((*name).clone())))
-            .map(|(name, _)| name.clone())
+        self.policies_of(&info.namespace)
+            .filter(|policy| matches_target(policy, info))
+            .max_by_key(|policy| (specificity(policy), std::cmp::Reverse(policy.name.as_str())))
+            .map(|policy| PolicyName {
+                namespace: policy.namespace.clone(),
+                name: policy.name.clone(),
+            })
     }
 
-    pub(super) fn policy_slot(&self, policy: Option<&PolicyName>, info: &ContainerInfo) -> (u32, verdict::FailAction) {
+    /// The slot of a container's policy, 0 without one, and what its programs meet then.
+    pub(super) fn policy_slot(&self, policy: Option<&PolicyName>, info: &ContainerInfo) -> (u32, Word) {
+        if let Some(rejected) = policy.and_then(|name| self.rejected.get(name)) {
+            return (0, self.word(rejected, rejected.fail.map_full));
+        }
         let index = policy
             .and_then(|name| self.policies.get(name))
             .map_or(0, |loaded| loaded.index);
         if info.name == SANDBOX_NAME {
-            return (index, verdict::FailAction::OPEN);
+            return (index, Word::OPEN);
         }
         // The strictest word of the namespace's policies: a container that none matches must not be the way around them.
-        let loaded = in_namespace(&self.policies, &info.namespace).map(|(_, loaded)| loaded.missing);
-        let rejected = in_namespace(&self.rejected, &info.namespace).map(|(_, missing)| *missing);
-        (index, strictest(loaded.chain(rejected)))
+        let policies = self.policies_of(&info.namespace);
+        let missing = Word::strictest(policies.map(|policy| self.word(policy, policy.fail.missing)));
+        (index, missing)
     }
 
     pub(super) fn match_containers(&mut self) -> Result<(), EnforcementError> {
@@ -258,7 +291,7 @@ impl<T: Tables> Enforcement<T> {
             let namespace = self.namespace_index(&namespace)?;
             let now = Container {
                 policy: policy_index,
-                missing: missing.0,
+                missing: missing.value(),
                 namespace,
                 ..container
             };
@@ -279,25 +312,15 @@ impl<T: Tables> Enforcement<T> {
 /// What belongs to the policies of a namespace, whatever the number of others.
 fn in_namespace<'a, V>(
     map: &'a BTreeMap<PolicyName, V>,
-    namespace: &'a str,
-) -> impl Iterator<Item = (&'a PolicyName, &'a V)> {
+    namespace: &str,
+) -> impl Iterator<Item = (&'a PolicyName, &'a V)> + use<'a, V> {
+    let namespace = namespace.to_owned();
     let first = PolicyName {
-        namespace: namespace.to_owned(),
+        namespace: namespace.clone(),
         name: String::new(),
     };
     map.range(first..)
         .take_while(move |(name, _)| name.namespace == namespace)
-}
-
-/// The strictest of several meanings; open where there is none.
-fn strictest(actions: impl Iterator<Item = verdict::FailAction>) -> verdict::FailAction {
-    actions
-        .max_by_key(|&action| match action {
-            verdict::FailAction::OPEN => 0,
-            verdict::FailAction::CLOSED => 1,
-            _ => 2,
-        })
-        .unwrap_or(verdict::FailAction::OPEN)
 }
 
 /// Looks for tasks of a running container before the rest is left to what they inherit.

@@ -138,6 +138,10 @@ impl<T: Tables> Enforcement<T> {
                 self.drop_set(number)?;
             }
         }
-        Ok(())
+        if self.rejected.is_empty() {
+            Ok(())
+        } else {
+            self.retry_and_match()
+        }
     }
 }

@@ -15,6 +15,7 @@ mod containers;
 mod denied;
 mod inherited;
 mod namespaces;
+mod rejected;
 mod sets;
 mod slots;
 mod standing;
@@ -22,21 +23,22 @@ pub mod tables;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
-use lattice_common::{abi, verdict};
+use lattice_common::abi;
 use lattice_policy::{ExecPolicy, ImageDigest, Mode};
 
 pub(crate) use self::containers::tasks_below;
-pub use self::standing::ContainerStanding;
 use self::{
-    compile::{CompileError, Compiled, compile, fail_action},
+    compile::{CompileError, Compiled, compile},
     inherited::Inherited,
     sets::LoadedSet,
     slots::Slots,
     tables::{TableError, Tables},
 };
+pub use self::{rejected::Unguarded, standing::ContainerStanding};
 use crate::{containers::ContainerInfo, error_chain::ErrorChain, kernel::pins::PinFolders};
 
 /// Why a change was not made, or not wholly.
@@ -58,13 +60,30 @@ pub enum EnforcementError {
     #[error("the kernel's maps could not be brought up to date")]
     Tables(#[from] TableError),
     /// No slot is free.
-    #[error("no room for another {what}: all {slots} are in use; raise --max-{what}s")]
+    #[error("no room for more {what}: {slots} are in use; raise --max-{what}")]
     NoSlot {
-        /// container, policy or namespace.
+        /// containers or namespaces.
         what: &'static str,
         /// How many there are.
         slots: u32,
     },
+    /// No slot is free for a policy.
+    #[error("policy {policy} is not loaded; no room for more policies: {slots} are in use; raise --max-policies")]
+    NoPolicySlot {
+        /// namespace/name.
+        policy: String,
+        /// How many there are.
+        slots: u32,
+    },
+}
+
+impl EnforcementError {
+    fn tables(policy: &PolicyName, source: TableError) -> Self {
+        Self::Policy {
+            policy: policy.to_string(),
+            source,
+        }
+    }
 }
 
 /// Several policies can fail at once; the others are loaded.
@@ -91,11 +110,15 @@ struct PolicyName {
     name: String,
 }
 
+impl fmt::Display for PolicyName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
 struct LoadedPolicy {
     index: u32,
     source: Arc<ExecPolicy>,
-    /// What happens in its containers while it is missing.
-    missing: verdict::FailAction,
     set: u32,
 }
 
@@ -130,8 +153,8 @@ pub struct Enforcement<T> {
     pods: BTreeMap<u64, String>,
     sets: BTreeMap<u32, LoadedSet>,
     set_numbers: BTreeMap<[u8; 32], u32>,
-    /// Policies that the kernel could not be given, and what holds for their containers instead.
-    rejected: BTreeMap<PolicyName, verdict::FailAction>,
+    /// Policies that the kernel could not be given, and without a generation before.
+    rejected: BTreeMap<PolicyName, Arc<ExecPolicy>>,
     namespaces: BTreeMap<String, u32>,
     namespace_slots: Slots,
     overrides: BTreeMap<String, Mode>,
@@ -206,6 +229,7 @@ impl<T: Tables> Enforcement<T> {
         overrides: BTreeMap<String, Mode>,
     ) -> ApplyReport {
         let mut report = ApplyReport::default();
+        let mut failed = Vec::new();
         let mut told = BTreeSet::new();
         for policy in policies {
             let policy: Arc<ExecPolicy> = policy.into();
@@ -213,15 +237,16 @@ impl<T: Tables> Enforcement<T> {
                 namespace: policy.namespace.clone(),
                 name: policy.name.clone(),
             };
-            // Of a policy that the kernel cannot be given, and without a generation before, the containers must not run as if there
-            // were none: what the policy says of a full map holds.
-            let fail = policy.fail;
-            self.rejected.remove(&name);
-            if let Err(error) = self.load(&name, policy) {
-                if !self.policies.contains_key(&name) {
-                    self.rejected.insert(name.clone(), fail_action(fail.map_full));
+            match self.load(&name, Arc::clone(&policy)) {
+                Ok(()) => {
+                    self.rejected.remove(&name);
                 }
-                report.errors.push(error);
+                Err(error) => {
+                    if !self.policies.contains_key(&name) {
+                        self.rejected.insert(name.clone(), policy);
+                    }
+                    failed.push((name.clone(), error));
+                }
             }
             told.insert(name);
         }
@@ -240,11 +265,21 @@ impl<T: Tables> Enforcement<T> {
         if let Err(error) = self.match_containers() {
             report.errors.push(error);
         }
+        let has_room = !removed.is_empty() && !self.rejected.is_empty();
         for policy in removed {
             if let Err(error) = self.unload(&policy) {
                 report.errors.push(error);
             }
         }
+        // What went has made room.
+        if has_room {
+            let loaded = self.retry();
+            failed.retain(|(name, _)| !loaded.contains(name));
+            if let Err(error) = self.match_containers() {
+                report.errors.push(error);
+            }
+        }
+        report.errors.extend(failed.into_iter().map(|(_, error)| error));
         if self.is_complete
             && self.settle_is_due
             && let Err(error) = self.settle()
@@ -258,18 +293,13 @@ impl<T: Tables> Enforcement<T> {
         if self.policies.get(name).is_some_and(|loaded| loaded.source == policy) {
             return Ok(());
         }
-        let Compiled {
-            set,
-            policy: value,
-            missing,
-        } = compile(&policy)?;
-        let text = || format!("{}/{}", name.namespace, name.name);
+        let Compiled { set, policy: value } = compile(&policy)?;
         let set = self
             .take_set(set)
-            .map_err(|source| EnforcementError::Policy { policy: text(), source })?;
+            .map_err(|source| EnforcementError::tables(name, source))?;
         let index = match self.policies.get(name) {
             Some(loaded) => loaded.index,
-            None => match self.free_policy() {
+            None => match self.free_policy(name) {
                 Ok(index) => index,
                 Err(error) => {
                     self.release_set(set)?;
@@ -282,14 +312,13 @@ impl<T: Tables> Enforcement<T> {
                 self.policy_slots.give_back(index);
             }
             self.release_set(set)?;
-            return Err(EnforcementError::Policy { policy: text(), source });
+            return Err(EnforcementError::tables(name, source));
         }
         let before = self.policies.insert(
             name.clone(),
             LoadedPolicy {
                 index,
                 source: policy,
-                missing,
                 set,
             },
         );
@@ -305,21 +334,19 @@ impl<T: Tables> Enforcement<T> {
         self.release_set(policy.set)
     }
 
-    fn free_policy(&mut self) -> Result<u32, EnforcementError> {
+    fn free_policy(&mut self, name: &PolicyName) -> Result<u32, EnforcementError> {
         let slots = self.tables.policy_slots();
         self.policy_slots
             .take(slots)
-            .ok_or(EnforcementError::NoSlot { what: "policy", slots })
+            .ok_or_else(|| EnforcementError::NoPolicySlot {
+                policy: name.to_string(),
+                slots: slots - 1,
+            })
     }
 
     /// All policies in force.
     pub fn policies(&self) -> impl Iterator<Item = &ExecPolicy> {
         self.policies.values().map(|loaded| &*loaded.source)
-    }
-
-    /// How many policies the kernel could not be given.
-    pub fn rejected_count(&self) -> usize {
-        self.rejected.len()
     }
 }
 

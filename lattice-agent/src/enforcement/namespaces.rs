@@ -8,7 +8,7 @@ use lattice_policy::Mode;
 use super::{Enforcement, EnforcementError, compile::mode, tables::Tables};
 
 impl<T: Tables> Enforcement<T> {
-    /// Namespaces keep their index while the agent runs, and are found by name: an override is one write, whatever the number of
+    /// Namespaces keep their index while anything is in them, and are found by name: an override is one write, whatever the number of
     /// containers.
     pub(super) fn namespace_index(&mut self, namespace: &str) -> Result<u32, EnforcementError> {
         if let Some(&index) = self.namespaces.get(namespace) {
@@ -16,8 +16,8 @@ impl<T: Tables> Enforcement<T> {
         }
         let slots = self.tables.namespace_slots();
         let index = self.namespace_slots.take(slots).ok_or(EnforcementError::NoSlot {
-            what: "namespace",
-            slots,
+            what: "namespaces",
+            slots: slots - 1,
         })?;
         let mode = self.overrides.get(namespace).map_or(0, |&held| mode(held).0);
         let flags = self.namespace_flags(namespace);
@@ -27,6 +27,16 @@ impl<T: Tables> Enforcement<T> {
         }
         self.namespaces.insert(namespace.to_owned(), index);
         Ok(index)
+    }
+
+    /// Gives a namespace's slot away once nothing is in it.
+    pub(super) fn release_namespace(&mut self, namespace: &str) {
+        let is_used = self.overrides.contains_key(namespace)
+            || self.pods.values().any(|of_pod| of_pod == namespace)
+            || self.containers.values().any(|known| known.info.namespace == namespace);
+        if !is_used && let Some(index) = self.namespaces.remove(namespace) {
+            self.namespace_slots.give_back(index);
+        }
     }
 
     fn namespace_flags(&self, namespace: &str) -> u32 {
@@ -51,6 +61,7 @@ impl<T: Tables> Enforcement<T> {
                         flags: self.namespace_flags(&namespace),
                     },
                 )?;
+                self.release_namespace(&namespace);
             }
         }
         Ok(())

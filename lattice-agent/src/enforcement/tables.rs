@@ -15,7 +15,7 @@ use crate::kernel::maps::Maps;
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// The map has no room.
-    #[error("kernel map {map} is full")]
+    #[error("kernel map {map} is full; raise {}", size_flag(map))]
     Full {
         /// Which map.
         map: &'static str,
@@ -40,6 +40,17 @@ pub enum TableError {
         #[source]
         source: Box<MapError>,
     },
+}
+
+/// The option that makes a map larger, from the next load on.
+fn size_flag(map: &str) -> &'static str {
+    match map {
+        "PATHS" => "--max-paths",
+        "APPLETS" => "--max-applets",
+        "CGROUPS" => "--max-containers",
+        "ENTRIES" | "SIZES" => "--max-entries",
+        _ => "nothing: its size is fixed",
+    }
 }
 
 /// The kernel's maps, one method a change.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lattice_common::abi::{
     CgroupEntry, Container, Namespace, NodeConfig, Policy, Started, TaskState, cgroup_kind, container_flag,
 };
-use lattice_policy::{CodeLoading, Entry, FailSemantics, FileDigest, Origin, Role, Scope, Target};
+use lattice_policy::{CodeLoading, Entry, FailAction, FailSemantics, FileDigest, Origin, Role, Scope, Target};
 
 use super::{compile::EntrySet, *};
 use crate::{containers::identity::SANDBOX_NAME, denylist::Denylist};
@@ -284,10 +284,11 @@ fn a_full_map_keeps_the_generation_before_and_closes_a_new_policy() {
     apply(&mut enforcement, &[policy("pay", "api", &[1])], &[]);
     enforcement.container_started(container("pay", "api", 11)).unwrap();
     enforcement.container_started(container("shop", "web", 22)).unwrap();
-    let report = enforcement.apply(
-        vec![policy("pay", "api", &[1, 2, 3]), policy("shop", "web", &[4, 5, 6])],
-        BTreeMap::new(),
-    );
+    let web = ExecPolicy {
+        mode: Mode::Enforce,
+        ..policy("shop", "web", &[4, 5, 6])
+    };
+    let report = enforcement.apply(vec![policy("pay", "api", &[1, 2, 3]), web], BTreeMap::new());
     assert_eq!(report.errors.len(), 2);
     assert!(
         report.text().contains("pay/api") && report.text().contains("ENTRIES is full"),
@@ -301,6 +302,136 @@ fn a_full_map_keeps_the_generation_before_and_closes_a_new_policy() {
         enforcement.tables.containers[&slot].missing,
         verdict::FailAction::CLOSED.0
     );
+}
+
+/// What a container's slot says of its failure; `None` where it has a policy.
+fn missing(enforcement: &Enforcement<Memory>, cgroup_id: u64) -> Option<u32> {
+    let slot = enforcement.tables.cgroups[&cgroup_id].index;
+    let container = enforcement.tables.containers[&slot];
+    (container.policy == 0).then_some(container.missing)
+}
+
+fn rejected_in(mode: Mode, map_full: FailAction) -> ExecPolicy {
+    let mut policy = policy("pay", "api", &[1, 2, 3]);
+    policy.mode = mode;
+    policy.fail.map_full = map_full;
+    policy.fail.missing = FailAction::Open;
+    policy.fail.unknown = FailAction::Kill;
+    policy
+}
+
+const CLOSED: u32 = verdict::FailAction::CLOSED.0;
+const KILL: u32 = verdict::FailAction::KILL.0;
+const OPEN: u32 = verdict::FailAction::OPEN.0;
+
+#[test]
+fn a_policy_that_does_not_fit_speaks_for_its_own_containers_alone() {
+    for (mode, map_full, expected) in [
+        (Mode::Enforce, FailAction::Closed, CLOSED),
+        (Mode::Deny, FailAction::Kill, KILL),
+        (Mode::Enforce, FailAction::Open, OPEN),
+        (Mode::Monitor, FailAction::Open, OPEN),
+        (Mode::Monitor, FailAction::Kill, KILL | abi::IN_MONITOR),
+    ] {
+        let mut enforcement = Enforcement::adopt(Memory::with_room(2)).unwrap();
+        let in_pod = ContainerInfo {
+            pod: "api-0".into(),
+            pod_cgroup_id: Some(20),
+            ..container("pay", "api", 11)
+        };
+        enforcement.container_started(in_pod).unwrap();
+        enforcement.container_started(container("pay", "other", 12)).unwrap();
+        let report = enforcement.apply(vec![rejected_in(mode, map_full)], BTreeMap::new());
+        assert_eq!(report.errors.len(), 1);
+        assert_eq!(
+            (missing(&enforcement, 11), missing(&enforcement, 12)),
+            (Some(expected), Some(OPEN))
+        );
+        let pending = enforcement.tables.cgroups[&20].pending;
+        assert_eq!(
+            pending & !abi::IN_MONITOR,
+            KILL,
+            "what it says of a new container holds too"
+        );
+        let of = |cgroup_id| enforcement.rejected_policy_of(&enforcement.containers[&cgroup_id].info);
+        assert_eq!(of(11).map(|policy| policy.name.as_str()), Some("api"));
+        assert!(of(12).is_none());
+        let unguarded: Vec<_> = enforcement
+            .unguarded()
+            .map(|(info, why)| (info.cgroup_id, why))
+            .collect();
+        let own = (11, Unguarded::NotLoaded("api".into()));
+        let other = (12, Unguarded::Missing);
+        assert_eq!(
+            unguarded,
+            if expected == OPEN {
+                vec![own, other]
+            } else {
+                vec![other]
+            }
+        );
+    }
+}
+
+#[test]
+fn the_most_specific_policy_counts_also_where_it_does_not_fit() {
+    let mut enforcement = Enforcement::adopt(Memory::with_room(2)).unwrap();
+    let mut wide = policy("pay", "wide", &[9]);
+    wide.target = Target::default();
+    enforcement.container_started(container("pay", "api", 11)).unwrap();
+    let report = enforcement.apply(
+        vec![wide, rejected_in(Mode::Enforce, FailAction::Closed)],
+        BTreeMap::new(),
+    );
+    assert_eq!(report.errors.len(), 1);
+    assert_eq!(missing(&enforcement, 11), Some(CLOSED));
+    // An override of the namespace's is the kernel's to see; what is said in monitor is said in enforce then.
+    enforcement.apply(
+        vec![rejected_in(Mode::Monitor, FailAction::Closed)],
+        BTreeMap::from([("pay".to_owned(), Mode::Enforce)]),
+    );
+    assert_eq!(missing(&enforcement, 11), Some(CLOSED));
+}
+
+#[test]
+fn what_was_rejected_is_loaded_when_something_else_goes() {
+    let mut enforcement = Enforcement::adopt(Memory::with_room(3)).unwrap();
+    enforcement.container_started(container("pay", "api", 11)).unwrap();
+    let both = vec![policy("a", "first", &[7, 8]), policy("pay", "api", &[1, 2])];
+    assert_eq!(enforcement.apply(both, BTreeMap::new()).errors.len(), 1);
+    assert_eq!(enforcement.rejected_count(), 1);
+    // In the same step.
+    apply(&mut enforcement, &[policy("pay", "api", &[1, 2])], &[]);
+    assert_eq!(enforcement.tables.judge(11, 1), Some((MONITOR, true)));
+    assert_eq!(enforcement.rejected_count(), 0);
+
+    // After a restart, what nobody claims takes room until it is settled.
+    let mut restarted = Enforcement::adopt(enforcement.tables.clone()).unwrap();
+    restarted.container_started(container("pay", "api", 11)).unwrap();
+    let report = restarted.apply(vec![policy("pay", "api", &[3, 4])], BTreeMap::new());
+    assert_eq!(report.errors.len(), 1);
+    restarted.settle().unwrap();
+    assert_eq!(restarted.tables.judge(11, 3), Some((MONITOR, true)));
+    assert_eq!(restarted.rejected_count(), 0);
+}
+
+#[test]
+fn a_namespace_without_anything_in_it_takes_no_slot() {
+    let mut enforcement = Enforcement::adopt(Memory::with_room(100)).unwrap();
+    for number in 0..20 {
+        let namespace = format!("job-{number}");
+        enforcement.container_started(container(&namespace, "job", 11)).unwrap();
+        assert!(enforcement.namespaces.len() <= 1);
+        enforcement.container_stopped(11).unwrap();
+        apply(&mut enforcement, &[], &[(namespace.as_str(), Mode::Deny)]);
+        apply(&mut enforcement, &[], &[]);
+    }
+    assert!(enforcement.namespaces.is_empty());
+    // One that is in use keeps its own.
+    enforcement.container_started(container("a", "job", 11)).unwrap();
+    enforcement.container_started(container("a", "job", 12)).unwrap();
+    enforcement.container_stopped(11).unwrap();
+    assert!(enforcement.namespaces.contains_key("a"));
 }
 
 #[test]
@@ -459,7 +590,7 @@ fn what_is_new_in_a_known_pod_is_pending_as_its_namespace_says() {
     let pod = enforcement.tables.cgroups[&20];
     assert_eq!(
         (pod.kind, pod.pending),
-        (cgroup_kind::POD, verdict::FailAction::CLOSED.0)
+        (cgroup_kind::POD, verdict::FailAction::CLOSED.0 | abi::IN_MONITOR)
     );
     apply(&mut enforcement, &[], &[]);
     assert_eq!(enforcement.tables.cgroups[&20].pending, verdict::FailAction::OPEN.0);

@@ -131,6 +131,8 @@ fn no_match(record: &JudgedFile, tier: u32) -> &'static str {
         Reason::UNLISTED if record.flags & record_flag::DIGEST != 0 => "content",
         Reason::UNLISTED if tier == 2 && record.flags & record_flag::LOWER == 0 => "not-on-layers",
         Reason::UNLISTED => "size",
+        // Of a container whose policy is not in force it is named all the same.
+        Reason::MISSING => "not-loaded",
         _ => "",
     }
 }

@@ -18,13 +18,14 @@ pub(super) fn lane_of(event: &Event) -> usize {
             NOTED
         }
         Some(Kind::Violation(violation)) if violation.effective_action == "none" => WOULD_BE_REFUSED,
+        Some(Kind::Notice(notice)) if notice.notice == "no-policy" => NOTED,
         _ => REFUSED,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use lattice_api::v1::{Gap, Violation};
+    use lattice_api::v1::{ContainerNotice, Gap, Violation};
 
     use super::*;
 
@@ -51,6 +52,14 @@ mod tests {
         check(violation("deny+kill", "unlisted", 0), REFUSED);
         check(violation("deny", "unresolved", 0), REFUSED);
         check(Kind::Gap(Gap::default()), REFUSED);
+        let notice = |notice: &str| {
+            Kind::Notice(ContainerNotice {
+                notice: notice.into(),
+                ..ContainerNotice::default()
+            })
+        };
+        check(notice("denied-image"), REFUSED);
+        check(notice("no-policy"), NOTED);
         check(violation("none", "unlisted", 0), WOULD_BE_REFUSED);
         check(violation("none", "unresolved-open", 0), NOTED);
         check(violation("deny+kill", "unlisted", 1), NOTED);

@@ -143,6 +143,14 @@ pub fn notice_message(notice: &v1::ContainerNotice) -> String {
             image(),
             why()
         ),
+        ("no-policy", "not-loaded") => format!(
+            "the container starts what it likes: its policy{} could not be given to the node's kernel, and its \"mapFull\" says open. The \
+             agent's log on the node says why, and which option makes a full map larger.",
+            why()
+        ),
+        ("no-policy", _) => "the container starts what it likes: none of its namespace's policies is for it, and their \"missing\" says open. \
+             closed would refuse it."
+            .to_owned(),
         (other, _) => format!("notice {} of the container.", escaped_and_cut(other, 40)),
     }
 }
@@ -151,7 +159,10 @@ fn what(violation: &v1::Violation) -> String {
     let (_, is_open) = reason_and_openness(&violation.reason);
     match violation.effective_action.as_str() {
         "none" if is_open => "was let through".to_owned(),
-        "none" if violation.reason == "running-unlisted" => "was running already".to_owned(),
+        "none" if violation.reason == "running-unlisted" => match violation.signal_return_code {
+            Some(code) => format!("was running already, and the signal to it failed with {code}"),
+            None => "was running already".to_owned(),
+        },
         "none" if violation.reason == "mapped-anonymous" => "was made executable".to_owned(),
         "none" if violation.reason == "mapping" => "was mapped executable (enforce would refuse it)".to_owned(),
         "none" => "would have been killed (the mode is monitor)".to_owned(),
@@ -161,6 +172,7 @@ fn what(violation: &v1::Violation) -> String {
                 format!("was refused (the signal besides failed with {code})")
             }
             Some(code) if code != 0 => format!("should have been killed, but the signal failed with {code}"),
+            _ if violation.reason == "running-unlisted" => "was running already, and was killed".to_owned(),
             _ => "was killed before its first instruction".to_owned(),
         },
         other => format!("was judged (action {})", escaped_and_cut(other, 40)),
@@ -195,6 +207,9 @@ fn why(violation: &v1::Violation, reason: &str) -> String {
         "signal" => "nobody in a container may signal Lattice's agent".to_owned(),
         "trace" => "nobody in a container may look into Lattice's agent".to_owned(),
         "pins" => "nobody in a container may touch what holds Lattice's programs".to_owned(),
+        "missing" if is_not_loaded(violation) => {
+            format!("{policy} is the container's, and could not be given to the node's kernel")
+        }
         "missing" => "no policy matches the container".to_owned(),
         "unknown" => "the agent does not know the container".to_owned(),
         "pending" => "the container's policy had not arrived yet".to_owned(),
@@ -227,17 +242,31 @@ fn advice(violation: &v1::Violation, reason: &str) -> &'static str {
             "A file on a volume, FUSE or a network file system needs a path entry; a file being written, another try."
         }
         "mapping" => "Find out what brought the file; if it belongs there, build it into the image or name it in map.",
+        "running-unlisted" if violation.effective_action == "kill" => {
+            "Find out what started it, and replace the container if it is not to be trusted."
+        }
         "running-unlisted" => "It goes on until it ends: find out what started it, and replace the container.",
         "mapped-anonymous" => "A compiler at run time does this; elsewhere find out why.",
         "bpf" => {
             "If the container is to use it, start the agent with --allow-bpf and its namespace; else find out what tried."
         }
         "signal" | "trace" | "pins" => "Find out what tried: it had no reason to.",
+        "missing" if is_not_loaded(violation) => {
+            "The agent's log on the node says why, and which option makes a full map larger; until then the policy's \"mapFull\" holds."
+        }
         "missing" => "`latticectl service list` says where its chain stopped.",
         "unknown" => "`latticectl status` lists the containers that the agent knows.",
         "pending" => "Nothing, unless it lasts; then `latticectl status` says what the node waits for.",
         _ => "`latticectl policy list` shows what the policy allows.",
     }
+}
+
+/// Whether the container has a policy that the kernel could not be given.
+fn is_not_loaded(violation: &v1::Violation) -> bool {
+    violation
+        .policy
+        .as_ref()
+        .is_some_and(|policy| policy.no_match == "not-loaded")
 }
 
 /// `unresolved-open` is `unresolved`, let through.

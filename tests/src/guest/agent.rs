@@ -2,6 +2,8 @@
 
 use std::{
     fs::{self, File},
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -125,6 +127,11 @@ pub(super) fn latticectl() -> Command {
     command
 }
 
+/// What asks no agent.
+pub(super) fn latticectl_alone() -> Command {
+    host().program("latticectl")
+}
+
 /// Length of the log so far.
 ///
 /// # Errors
@@ -206,6 +213,22 @@ pub fn counter(name: &str) -> Result<u64> {
     status()?["counters"][name]
         .as_u64()
         .with_context(|| format!("status has no counter {name}"))
+}
+
+/// A metric by its whole name, from the agent's listener for those who run it.
+///
+/// # Errors
+/// When there is no answer or no such metric.
+pub fn metric(name: &str) -> Result<f64> {
+    let mut stream = UnixStream::connect(in_run("admin.sock")).context("the agent has no admin socket")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let value = answer
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .with_context(|| format!("no metric {name}"))?;
+    Ok(value.trim().parse()?)
 }
 
 /// Removes every pin.

@@ -110,6 +110,13 @@ pub fn documents_of_workload(told: &Told, workload: &str) -> Vec<serde_json::Val
     all.filter(of_workload).collect()
 }
 
+/// Notices of a workload's containers so far, in order, as they came.
+pub fn notices_of_workload(told: &Told, workload: &str) -> Vec<serde_json::Value> {
+    let of_workload = |document: &serde_json::Value| document["notice"]["container"]["workload"] == workload;
+    let all = all(told).into_iter().map(|event| event.document);
+    all.filter(of_workload).collect()
+}
+
 /// Follows one agent's events.
 pub struct Follower {
     child: Child,

@@ -1,15 +1,18 @@
 //! The node: the agent, when there is one, and what it told.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::{
-    agent::Agent,
+    agent::{self, Agent},
     corpus::Corpus,
     events::Told,
-    host::{Runtime, host},
+    host::{Runtime, host, in_run},
     overlay::Overlay,
     policy::{NAMESPACE, folder},
     trial::{Place, path_word},
@@ -17,6 +20,26 @@ use super::{
 
 /// In a case's folder: the digest of its container's image.
 pub const IMAGE_FILE: &str = "image-digest";
+
+/// Policies of an agent that is started apart, in a folder that is emptied.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn apart_folder() -> Result<PathBuf> {
+    let folder = in_run("policies-apart");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn remove_pins() -> Result<()> {
+    // Natively it complains of programs that are loaded still, which other agents on this kernel may have; of ours the pins tell.
+    let said = agent::uninstall();
+    ensure!(!agent::pins().exists(), "uninstall left pins: {said:?}");
+    Ok(())
+}
 
 /// The agent under test and its arguments.
 #[derive(Default)]
@@ -77,6 +100,40 @@ impl Node {
         }
         arguments.extend(self.more_arguments.iter().cloned());
         self.agent = Some(Agent::start(&arguments, &self.told)?);
+        Ok(())
+    }
+
+    /// Starts the agent with arguments that are all the case's own, on maps that are made anew: of what sizes and with which policies is
+    /// up to it. Ends with [`Node::end_apart`].
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start_apart(&mut self, arguments: &[String]) -> Result<()> {
+        self.end(Signal::SIGTERM)?;
+        remove_pins()?;
+        self.agent = Some(Agent::start(arguments, &self.told)?);
+        Ok(())
+    }
+
+    /// Ends an agent that was started apart, where there is one, and starts the usual one.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn end_apart(&mut self) -> Result<()> {
+        if self.has_agent() {
+            self.end(Signal::SIGTERM)?;
+        }
+        remove_pins()?;
+        self.start()
+    }
+
+    /// Starts an agent that was started apart anew, on what it left pinned.
+    ///
+    /// # Errors
+    /// When none runs, or it does not become ready.
+    pub fn restart_apart(&mut self, signal: Signal, arguments: &[String]) -> Result<()> {
+        self.end(signal)?;
+        self.agent = Some(Agent::start(arguments, &self.told)?);
         Ok(())
     }
 

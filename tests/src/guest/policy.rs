@@ -25,12 +25,12 @@ pub fn folder() -> PathBuf {
 
 /// A policy under construction.
 #[derive(Debug, Clone)]
-pub struct Policy(pub ExecPolicy);
+pub struct Policy(pub ExecPolicy, Option<String>);
 
 impl Policy {
     /// A policy that lets nothing start.
     pub fn new(mode: Mode) -> Self {
-        Self(ExecPolicy {
+        let policy = ExecPolicy {
             namespace: NAMESPACE.into(),
             name: String::new(),
             target: Target::default(),
@@ -41,7 +41,22 @@ impl Policy {
             generation: 1,
             entries: Vec::new(),
             map: Vec::new(),
-        })
+        };
+        Self(policy, None)
+    }
+
+    /// A document of any kind, written as it is.
+    pub fn text(text: String) -> Self {
+        Self(Self::enforce().0, Some(text))
+    }
+
+    /// A document with more text at its end.
+    #[must_use]
+    pub fn and(mut self, more: &str) -> Self {
+        if let Some(text) = &mut self.1 {
+            text.push_str(more);
+        }
+        self
     }
 
     /// Enforcing.
@@ -115,6 +130,9 @@ impl Policy {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, workload: &str) -> Result<()> {
+        if let Some(text) = &self.1 {
+            return write_text(workload, text);
+        }
         let policy = ExecPolicy {
             name: workload.into(),
             target: Target {

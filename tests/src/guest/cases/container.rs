@@ -32,7 +32,7 @@ pub(super) fn foreign_loader() -> Cause {
 
 /// What the server needs, a shell and busybox for all; of the canaries `good` for all, `probe` for sessions, `worker` for the
 /// application.
-fn policy(mode: Mode) -> Result<Policy> {
+pub(super) fn listing(mode: Mode) -> Result<Policy> {
     fewer(mode)?
         .allow_image("/usr/bin/good", &[Role::Target], Origin::Any)?
         .allow_image("/usr/bin/probe", &[Role::Target], Origin::ExecSession)?
@@ -57,7 +57,7 @@ pub(super) fn replace(trial: &Trial<'_>, policy: &Policy) -> Result<()> {
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "in_a_container_the_application_and_sessions_are_told_apart",
-        prepare: |place| prepare(place).and_then(|()| policy(Mode::Enforce)),
+        prepare: |place| prepare(place).and_then(|()| listing(Mode::Enforce)),
         run: |trial| {
             let helpers = helper_count(trial)?;
             let container = Container::start(trial)?;
@@ -88,7 +88,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "in_a_container_what_is_dropped_or_changed_dies",
-        prepare: |place| prepare(place).and_then(|()| policy(Mode::Enforce)),
+        prepare: |place| prepare(place).and_then(|()| listing(Mode::Enforce)),
         run: |trial| {
             let container = Container::start(trial)?;
             trial.trick("dropped file");
@@ -123,7 +123,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: HASHED_ONCE,
-        prepare: |place| prepare(place).and_then(|()| policy(Mode::Enforce)),
+        prepare: |place| prepare(place).and_then(|()| listing(Mode::Enforce)),
         run: |trial| {
             let container = Container::start(trial)?;
             container.session(trial, &["/bin/good"], Expected::Runs)?;
@@ -146,7 +146,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "in_a_container_the_flip_to_enforce_is_live_and_outlives_the_agent",
-        prepare: |place| prepare(place).and_then(|()| policy(Mode::Monitor)),
+        prepare: |place| prepare(place).and_then(|()| listing(Mode::Monitor)),
         run: |trial| {
             let container = Container::start(trial)?;
             container.application(trial, "/bin/longer", Expected::Noted(UNLISTED))?;

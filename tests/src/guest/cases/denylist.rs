@@ -1,6 +1,12 @@
 //! The node's denylist: at once, also in monitor.
 
-use std::{fs, os::unix::process::ExitStatusExt as _, process::Command};
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
 use lattice_policy::Mode;
@@ -10,6 +16,8 @@ use super::content::NOT_IN_IMAGE;
 use crate::guest::{
     agent::{log_length, wait_for_log},
     canaries::digest,
+    events::notices_of_workload,
+    golden,
     node::IMAGE_FILE,
     policy::Policy,
     trial::{Case, Cause, Expected, cause, path_word, wait},
@@ -91,6 +99,16 @@ const IMAGE: Case = Case {
         wait_for_log(before, "which is on the denylist, and was killed")?;
         let ended = wait(&mut stays)?;
         ensure!(ended.signal() == Some(9), "what ran of the image ended with {ended}");
+        let started = Instant::now();
+        let notice = loop {
+            let notices = notices_of_workload(&trial.node.told, &trial.place.workload());
+            if let Some(notice) = notices.into_iter().next() {
+                break notice;
+            }
+            ensure!(started.elapsed() < Duration::from_secs(5), "no notice came");
+            sleep(Duration::from_millis(10));
+        };
+        golden::check("denied-image-killed", &notice)?;
         trial.exec(&listed, Expected::Killed(DENYLISTED))?;
         // It holds over a restart, and for what is met then.
         trial.node.restart(Signal::SIGKILL)?;

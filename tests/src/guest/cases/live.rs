@@ -154,7 +154,9 @@ pub(super) const CASES: &[Case] = &[
             fs::remove_file(crate::guest::policy::folder().join(format!("{}.yaml", trial.place.workload())))?;
             wait_for_log(before, IN_FORCE)?;
             // `missing: open` is the default: containers without a policy are not Lattice's.
-            trial.exec(&second, Expected::Runs)
+            trial.exec(&second, Expected::Runs)?;
+            replace(trial, &Policy::enforce())?;
+            trial.exec(&second, Expected::Killed(NOT_IN_IMAGE))
         },
     },
     Case {

@@ -9,6 +9,7 @@ mod denylist;
 mod endurance;
 mod evasion;
 mod events;
+mod failure;
 mod guard;
 mod helper;
 mod interpreter;
@@ -46,6 +47,8 @@ pub fn native() -> Vec<Listed> {
         walkthrough::CASES,
         applets::IN_A_CONTAINER,
         evasion::CASES,
+        failure::IN_A_CONTAINER,
+        failure::CASES,
     ]
     .into_iter()
     .flatten()
@@ -87,6 +90,9 @@ pub fn all() -> Vec<Listed> {
         applets::IN_A_CONTAINER,
         evasion::CASES,
         events::CASES,
+        failure::IN_A_CONTAINER,
+        failure::IN_TIER_1,
+        failure::CASES,
         agent_life::CASES,
     ]
     .into_iter()

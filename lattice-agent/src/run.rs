@@ -37,7 +37,7 @@ use lattice_agent::{
     notices::NoticeSender,
     policy_files::PolicyFiles,
     policy_sources::{PolicySources, Unknown},
-    running::Running,
+    running::{Kills, Running},
     runtime_programs,
     spool::Spool,
     state::Shared,
@@ -167,7 +167,8 @@ async fn serve(settings: &Settings, host: HostProcess, tree: CgroupTree, by_hand
             .set_managed_root(cgroup_id, settings.unknown.into())?;
     }
 
-    start_running(&pins, &state, own_sender.clone(), &node);
+    let kills = Kills::new(settings.kill_running.iter().cloned());
+    start_running(&pins, &state, own_sender.clone(), &node, kills);
     if active.tier == Tier::Two {
         start_front(&pins, &state, own_sender, &node);
     }
@@ -326,7 +327,7 @@ fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Opti
 }
 
 /// What already runs is looked at by a thread of its own: it reads files, which may take long.
-fn start_running(pins: &PinDirectory, state: &Arc<Shared>, events: mpsc::Sender<Event>, node: &Node) {
+fn start_running(pins: &PinDirectory, state: &Arc<Shared>, events: mpsc::Sender<Event>, node: &Node, kills: Kills) {
     let (sender, changes) = std::sync::mpsc::sync_channel(1);
     let started = SequenceCounter::open(pins)
         .map_err(anyhow::Error::from)
@@ -337,6 +338,7 @@ fn start_running(pins: &PinDirectory, state: &Arc<Shared>, events: mpsc::Sender<
                 events,
                 node: node.clone(),
                 changes,
+                kills,
             };
             let thread = std::thread::Builder::new().name("running".into());
             Ok(thread.spawn(|| running.run())?)

@@ -1,5 +1,6 @@
 //! What already runs is judged too: when a container is adopted and whenever policies change, executables of its running processes that
-//! its policy does not list are reported as `running-unlisted`, deleted files and memfds included.
+//! its policy does not list are reported as `running-unlisted`, deleted files and memfds included. Where its namespace is so configured and
+//! its mode is enforce they are killed besides.
 //!
 //! By the file, not by role or origin: nobody saw how these processes started. What a process does next is the kernel side's.
 
@@ -7,8 +8,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read as _},
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
-    path::Path,
+    os::{
+        fd::AsFd as _,
+        unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
+    },
+    path::PathBuf,
     sync::{Arc, Weak, mpsc::Receiver},
     thread::sleep,
     time::Duration,
@@ -18,7 +22,7 @@ use lattice_api::{
     event::violation_message,
     v1::{Event, PolicyReference, Violation, event::Kind},
 };
-use lattice_policy::ExecPolicy;
+use lattice_policy::{ExecPolicy, Mode};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::Sender;
 
@@ -28,9 +32,9 @@ use crate::{
     events::{
         clock,
         explain::Node,
-        process::{ancestors, parent_of},
+        process::{ancestors, parent_of, started},
     },
-    kernel::sequence::SequenceCounter,
+    kernel::{pidfd, sequence::SequenceCounter},
     state::Shared,
 };
 
@@ -43,8 +47,33 @@ const MAX_REMEMBERED: usize = 16_384;
 /// What `/proc/PID/exe` says of a file without a name.
 const DELETED: &[u8] = b" (deleted)";
 
+/// Looks for what was born while the others were killed, before the rest is left to the next change.
+const KILL_ROUNDS: usize = 16;
+/// In place of a namespace: all of them.
+const EVERY_NAMESPACE: &str = "*";
+
 /// Device, inode, size, and the times of the last changes.
 type Stamp = (u64, u64, u64, i64, i64, i64, i64);
+
+/// A process by its number and its start, and what it runs.
+type Seen = (u32, u64, Stamp);
+
+/// In which namespaces what runs unlisted is killed.
+#[derive(Debug, Clone, Default)]
+pub struct Kills(BTreeSet<String>);
+
+impl Kills {
+    /// In these; `*` stands for all.
+    pub fn new(namespaces: impl IntoIterator<Item = String>) -> Self {
+        Self(namespaces.into_iter().collect())
+    }
+
+    /// Only in enforce: monitor refuses nothing, and deny sends no signal.
+    fn holds(&self, standing: &ContainerStanding) -> bool {
+        let namespace = standing.info.namespace.as_str();
+        standing.mode == Some(Mode::Enforce) && [namespace, EVERY_NAMESPACE].iter().any(|name| self.0.contains(*name))
+    }
+}
 
 /// Looks at running processes.
 pub struct Running {
@@ -58,6 +87,16 @@ pub struct Running {
     pub node: Node,
     /// Said when something changed.
     pub changes: Receiver<()>,
+    /// Where it is more than told.
+    pub kills: Kills,
+}
+
+/// What is known from earlier looks.
+#[derive(Default)]
+struct Remembered {
+    digests: BTreeMap<Stamp, [u8; 32]>,
+    /// What was told, and whether it was killed.
+    told: BTreeMap<Seen, bool>,
 }
 
 struct Executable {
@@ -69,20 +108,18 @@ struct Executable {
 impl Running {
     /// Looks whenever something changed, until nobody is left to change anything.
     pub fn run(self) {
-        let mut digests = BTreeMap::new();
-        let mut told = BTreeSet::new();
+        let mut remembered = Remembered::default();
         while self.changes.recv().is_ok() {
             sleep(SETTLE);
             while self.changes.try_recv().is_ok() {}
             let Some(state) = self.state.upgrade() else { return };
-            if digests.len() > MAX_REMEMBERED || told.len() > MAX_REMEMBERED {
-                digests.clear();
-                told.clear();
+            if remembered.digests.len() > MAX_REMEMBERED || remembered.told.len() > MAX_REMEMBERED {
+                remembered = Remembered::default();
             }
             let standings: Vec<ContainerStanding> = state.enforcement().standings().collect();
             for standing in &standings {
                 if let Some(policy) = &standing.policy {
-                    self.look(&state, standing, policy, &mut digests, &mut told);
+                    self.look(&state, standing, policy, &mut remembered);
                 }
             }
         }
@@ -93,40 +130,93 @@ impl Running {
         state: &Arc<Shared>,
         standing: &ContainerStanding,
         policy: &ExecPolicy,
-        digests: &mut BTreeMap<Stamp, [u8; 32]>,
-        told: &mut BTreeSet<(u32, Stamp)>,
+        remembered: &mut Remembered,
     ) {
-        for process in tasks_below(&standing.info.cgroup_path) {
-            // Who has entered and not yet started a program of the container runs the host's.
-            let mark = state.enforcement().tables().tasks.get(process);
-            if !mark.is_ok_and(|mark| mark.is_some_and(|mark| mark.origin != 0)) {
-                continue;
+        let kills = self.kills.holds(standing);
+        for _ in 0..KILL_ROUNDS {
+            let mut is_any_killed = false;
+            for process in tasks_below(&standing.info.cgroup_path) {
+                is_any_killed |= self.judge(state, standing, policy, process, kills, remembered);
             }
-            // One that has ended meanwhile runs nothing.
-            let Ok(executable) = executable(process, digests) else {
-                continue;
-            };
-            let is_runtime = executable
-                .digest
-                .is_some_and(|digest| state.enforcement().is_runtime_program(&digest));
-            if is_runtime || is_listed(policy, &executable) || !told.insert((process, executable.stamp)) {
-                continue;
-            }
-            let event = self.event(process, standing, policy, executable);
-            if self.events.try_send(event).is_err() {
-                tracing::warn!("the event of a running program found no room and is a gap");
+            if !is_any_killed {
+                break;
             }
         }
     }
 
-    fn event(&self, process: u32, standing: &ContainerStanding, policy: &ExecPolicy, executable: Executable) -> Event {
+    /// Returns whether the process was killed now.
+    fn judge(
+        &self,
+        state: &Arc<Shared>,
+        standing: &ContainerStanding,
+        policy: &ExecPolicy,
+        process: u32,
+        kills: bool,
+        remembered: &mut Remembered,
+    ) -> bool {
+        // Who has entered and not yet started a program of the container runs the host's.
+        let mark = state.enforcement().tables().tasks.get(process);
+        if !mark.is_ok_and(|mark| mark.is_some_and(|mark| mark.origin != 0)) {
+            return false;
+        }
+        // Before anything is read of it: what is signalled is what was looked at, also where its number has gone to another since.
+        let held = kills.then(|| pidfd::open(process.cast_signed()));
+        // One that has ended meanwhile runs nothing.
+        let Some(start) = started(process) else { return false };
+        let Ok(executable) = executable(process, &mut remembered.digests) else {
+            return false;
+        };
+        let is_runtime = executable
+            .digest
+            .is_some_and(|digest| state.enforcement().is_runtime_program(&digest));
+        if is_runtime || is_listed(policy, &executable) {
+            return false;
+        }
+        let seen = (process, start, executable.stamp);
+        if remembered
+            .told
+            .get(&seen)
+            .is_some_and(|&was_killed| was_killed || !kills)
+        {
+            return false;
+        }
+        let killed = match held {
+            // It may run another program by now, which the kernel side has judged.
+            Some(_) if !is_running_still(process, &executable.stamp) => return false,
+            Some(held) => Some(held.and_then(|held| pidfd::kill(held.as_fd()))),
+            None => None,
+        };
+        let is_killed = matches!(killed, Some(Ok(())));
+        remembered.told.insert(seen, is_killed);
+        if let Some(Err(error)) = &killed {
+            tracing::warn!(process, %error, "a running program that its policy does not list could not be killed");
+        }
+        let event = self.event(process, standing, policy, executable, killed);
+        if self.events.try_send(event).is_err() {
+            tracing::warn!("the event of a running program found no room and is a gap");
+        }
+        is_killed
+    }
+
+    fn event(
+        &self,
+        process: u32,
+        standing: &ContainerStanding,
+        policy: &ExecPolicy,
+        executable: Executable,
+        killed: Option<io::Result<()>>,
+    ) -> Event {
         let parent = parent_of(process).unwrap_or(0);
         let (path, drift) = described(&executable.path, policy);
         let mut violation = Violation {
             hook: "running".into(),
             mode: standing.mode.map(|mode| mode.to_string()).unwrap_or_default(),
             verdict: "refuse".into(),
-            effective_action: "none".into(),
+            effective_action: if matches!(killed, Some(Ok(()))) { "kill" } else { "none" }.into(),
+            signal_return_code: killed.map(|killed| match killed {
+                Ok(()) => 0,
+                Err(error) => -error.raw_os_error().unwrap_or(1),
+            }),
             path,
             sha256: executable.digest.map(|digest| digest.to_vec()).unwrap_or_default(),
             size_bytes: executable.stamp.2,
@@ -168,12 +258,27 @@ impl Running {
     }
 }
 
-/// The file that a process runs, and its content: what it holds now, which is what it was started from while the kernel keeps it from being
-/// written to.
-fn executable(process: u32, digests: &mut BTreeMap<Stamp, [u8; 32]>) -> io::Result<Executable> {
-    let link = format!("/proc/{process}/exe");
-    let path = fs::read_link(&link)?.as_os_str().as_bytes().to_vec();
-    let mut file = File::open(Path::new(&link))?;
+/// Links to what a process runs: its first thread's, and the others', since a first thread that has ended shows none.
+fn links(process: u32) -> impl Iterator<Item = PathBuf> {
+    let threads = format!("/proc/{process}/task");
+    let others = fs::read_dir(threads).into_iter().flatten().flatten();
+    let first = PathBuf::from(format!("/proc/{process}/exe"));
+    std::iter::once(first).chain(others.map(|thread| thread.path().join("exe")))
+}
+
+/// The first of a process' links that leads somewhere, where it leads, and the file.
+fn opened(process: u32) -> io::Result<(Vec<u8>, File)> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for link in links(process) {
+        match fs::read_link(&link).and_then(|path| Ok((path, File::open(&link)?))) {
+            Ok((path, file)) => return Ok((path.into_os_string().into_vec(), file)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn stamp(file: &File) -> io::Result<(Stamp, bool)> {
     let metadata = file.metadata()?;
     let stamp = (
         metadata.dev(),
@@ -184,9 +289,23 @@ fn executable(process: u32, digests: &mut BTreeMap<Stamp, [u8; 32]>) -> io::Resu
         metadata.ctime(),
         metadata.ctime_nsec(),
     );
+    Ok((stamp, metadata.is_file()))
+}
+
+/// Whether a process runs the file that it ran.
+fn is_running_still(process: u32, before: &Stamp) -> bool {
+    let now = opened(process).and_then(|(_, file)| stamp(&file));
+    now.is_ok_and(|((device, inode, ..), _)| (device, inode) == (before.0, before.1))
+}
+
+/// The file that a process runs, and its content: what it holds now, which is what it was started from while the kernel keeps it from being
+/// written to.
+fn executable(process: u32, digests: &mut BTreeMap<Stamp, [u8; 32]>) -> io::Result<Executable> {
+    let (path, mut file) = opened(process)?;
+    let (stamp, is_file) = stamp(&file)?;
     let digest = match digests.get(&stamp) {
         Some(digest) => Some(*digest),
-        None if !metadata.is_file() || metadata.size() > MAX_FILE_BYTES => None,
+        None if !is_file || stamp.2 > MAX_FILE_BYTES => None,
         None => {
             let digest = digest(&mut file)?;
             digests.insert(stamp, digest);

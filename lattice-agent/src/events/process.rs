@@ -55,6 +55,11 @@ pub(crate) fn working_directory(pid: u32, start_boot_nanos: u64) -> Option<Vec<u
     link(pid, "cwd", Some(start_boot_nanos))
 }
 
+/// When a process started, if it is still there; to the tick.
+pub(crate) fn started(pid: u32) -> Option<u64> {
+    stat(pid).map(|stat| stat.start_boot_nanos)
+}
+
 /// A process' parent, if it is still there.
 pub(crate) fn parent_of(pid: u32) -> Option<u32> {
     stat(pid).map(|stat| stat.parent)

@@ -19,6 +19,7 @@ mod membership;
 mod names;
 mod origin;
 mod paths;
+mod running;
 mod scripts;
 mod skips;
 mod walkthrough;
@@ -47,6 +48,7 @@ pub fn native() -> Vec<Listed> {
         walkthrough::CASES,
         applets::IN_A_CONTAINER,
         evasion::CASES,
+        running::CASES,
         failure::IN_A_CONTAINER,
         failure::CASES,
     ]
@@ -89,6 +91,7 @@ pub fn all() -> Vec<Listed> {
         walkthrough::CASES,
         applets::IN_A_CONTAINER,
         evasion::CASES,
+        running::CASES,
         events::CASES,
         failure::IN_A_CONTAINER,
         failure::IN_TIER_1,

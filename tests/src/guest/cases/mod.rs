@@ -22,6 +22,7 @@ mod paths;
 mod running;
 mod scripts;
 mod skips;
+mod tetragon;
 mod walkthrough;
 mod ways;
 mod writers;
@@ -48,6 +49,7 @@ pub fn native() -> Vec<Listed> {
         walkthrough::CASES,
         applets::IN_A_CONTAINER,
         evasion::CASES,
+        tetragon::CASES,
         running::CASES,
         failure::IN_A_CONTAINER,
         failure::CASES,
@@ -91,6 +93,7 @@ pub fn all() -> Vec<Listed> {
         walkthrough::CASES,
         applets::IN_A_CONTAINER,
         evasion::CASES,
+        tetragon::CASES,
         running::CASES,
         events::CASES,
         failure::IN_A_CONTAINER,

@@ -7,7 +7,7 @@ use lattice_common::{abi::IN_MONITOR, verdict};
 use lattice_policy::{ExecPolicy, Mode};
 
 use super::{Enforcement, EnforcementError, PolicyName, compile::fail_action, tables::Tables};
-use crate::containers::ContainerInfo;
+use crate::containers::{ContainerInfo, identity::SANDBOX_NAME};
 
 /// What is said of a failure, as the kernel's fields have it: what is done, and whether only in monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,10 @@ impl<T: Tables> Enforcement<T> {
     /// The container in a cgroup, if it is one of those.
     pub fn unguarded_in(&self, cgroup_id: u64) -> Option<(&ContainerInfo, Unguarded)> {
         let known = self.containers.get(&cgroup_id)?;
+        // What holds a pod's namespaces starts nothing of anybody's.
+        if known.info.name == SANDBOX_NAME {
+            return None;
+        }
         let name = known.policy.as_ref();
         if name.is_some_and(|name| self.policies.contains_key(name)) {
             return None;

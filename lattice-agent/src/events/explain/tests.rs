@@ -122,7 +122,7 @@ fn why_no_entry_matched() {
     check(Reason::UNLISTED, record_flag::LOWER, 2, "size");
     check(Reason::UNLISTED, record_flag::UPPER, 2, "not-on-layers");
     check(Reason::UNRESOLVED_OPEN, 0, 1, "unresolved");
-    check(Reason::MISSING, 0, 1, "");
+    check(Reason::MISSING, 0, 1, "not-loaded");
 }
 
 /// Bytes that the kernel hands on as they are: anything but a zero.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lattice_common::abi::{
-    CgroupEntry, Container, Namespace, NodeConfig, Policy, Started, TaskState, cgroup_kind, container_flag,
+use lattice_common::{
+    abi::{CgroupEntry, Container, Namespace, NodeConfig, Policy, Started, TaskState, cgroup_kind, container_flag},
+    verdict,
 };
 use lattice_policy::{CodeLoading, Entry, FailAction, FailSemantics, FileDigest, Origin, Role, Scope, Target};
 

@@ -142,7 +142,8 @@ impl<'world> Agent<'world> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", self.folder.join("sock").display())).unwrap();
         self.runtime.block_on(async {
             let channel = endpoint.connect().await.unwrap();
-            let events = ControlClient::new(channel).list_events(ListEventsRequest::default());
+            let mut client = ControlClient::new(channel);
+            let events = client.list_events(ListEventsRequest::default());
             let mut events = events.await.unwrap().into_inner();
             let mut count = 0;
             while let Some(event) = events.message().await.unwrap() {

@@ -1,7 +1,7 @@
 //! The agent's events, as `latticectl events --follow -o json` tells them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader},
     process::{Child, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -90,24 +90,39 @@ pub fn all(told: &Told) -> Vec<Event> {
 }
 
 /// Events of a workload so far, in order.
-pub fn of_workload(told: &Told, workload: &str) -> Vec<Violation> {
-    all(told)
-        .into_iter()
-        .filter_map(|event| event.violation)
-        .filter(|violation| {
-            violation
-                .container
-                .as_ref()
-                .is_some_and(|container| container.workload == workload)
-        })
-        .collect()
+///
+/// What was noted when it started, and then seen running by a look that came late, is told a second time. Whether a look is late is the
+/// machine's business, so the second time is left out.
+fn events_of_workload(told: &Told, workload: &str) -> Vec<Event> {
+    let mut noted = BTreeSet::new();
+    let mut events = all(told);
+    events.retain(|event| {
+        let Some(violation) = &event.violation else { return false };
+        if violation.container.as_ref().is_none_or(|container| container.workload != workload) {
+            return false;
+        }
+        let program = (violation.pid, violation.path.clone());
+        if violation.hook == "running" {
+            return !noted.contains(&program);
+        }
+        if violation.effective_action == "none" {
+            noted.insert(program);
+        }
+        true
+    });
+    events
 }
 
-/// Events of a workload so far, in order, as they came.
+/// Violations of a workload so far, in order.
+pub fn of_workload(told: &Told, workload: &str) -> Vec<Violation> {
+    let events = events_of_workload(told, workload).into_iter();
+    events.filter_map(|event| event.violation).collect()
+}
+
+/// Violations of a workload so far, in order, as they came.
 pub fn documents_of_workload(told: &Told, workload: &str) -> Vec<serde_json::Value> {
-    let of_workload = |document: &serde_json::Value| document["violation"]["container"]["workload"] == workload;
-    let all = all(told).into_iter().map(|event| event.document);
-    all.filter(of_workload).collect()
+    let events = events_of_workload(told, workload).into_iter();
+    events.map(|event| event.document).collect()
 }
 
 /// Notices of a workload's containers so far, in order, as they came.

@@ -58,6 +58,16 @@ impl LastGood {
         }
     }
 
+    /// Forgets what is kept under the name, if anything is.
+    pub(super) fn forget(&self, name: &str) {
+        match fs::remove_file(self.directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(file = %name, %error, "the last good content of what is gone cannot be removed");
+            }
+            _ => {}
+        }
+    }
+
     /// Forgets every kept file whose name is not among these.
     pub(super) fn retain(&self, is_wanted: impl Fn(&str) -> bool) {
         for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {

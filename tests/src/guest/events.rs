@@ -97,8 +97,14 @@ fn events_of_workload(told: &Told, workload: &str) -> Vec<Event> {
     let mut noted = BTreeSet::new();
     let mut events = all(told);
     events.retain(|event| {
-        let Some(violation) = &event.violation else { return false };
-        if violation.container.as_ref().is_none_or(|container| container.workload != workload) {
+        let Some(violation) = &event.violation else {
+            return false;
+        };
+        if violation
+            .container
+            .as_ref()
+            .is_none_or(|container| container.workload != workload)
+        {
             return false;
         }
         let program = (violation.pid, violation.path.clone());

@@ -155,10 +155,13 @@ impl Known {
         let conditions = conditions_of(object);
         let generation = object.metadata.generation.unwrap_or(0);
         let read = reading::read(API_VERSION, kind.name, object);
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        // One that was made anew under the same name owes nothing to the one before, also where nobody told that that one is gone.
         let before = self.objects.remove(&(kind, key.clone()));
+        let same = before.as_ref().filter(|before| before.uid == uid);
         let (last_good, problems) = match read {
             Ok(read) => {
-                if before.as_ref().and_then(|before| before.last_good.as_ref()) != Some(&read) {
+                if same.and_then(|before| before.last_good.as_ref()) != Some(&read) {
                     // A document of JSON has no value that JSON lacks.
                     self.last_good
                         .keep(&name, &serde_json::to_vec(object).unwrap_or_default());
@@ -166,19 +169,20 @@ impl Known {
                 (Some(read), Vec::new())
             }
             Err(problems) => {
-                let last_good = match &before {
+                let last_good = match same {
                     Some(before) => before.last_good.clone(),
                     // Until it is good, what was good before a restart holds.
                     None => self.last_good.read(&name).and_then(|bytes| {
                         let kept: DynamicObject = serde_json::from_slice(&bytes).ok()?;
-                        reading::read(API_VERSION, kind.name, &kept).ok()
+                        let is_same = kept.metadata.uid.as_deref() == Some(&uid);
+                        is_same.then(|| reading::read(API_VERSION, kind.name, &kept).ok())?
                     }),
                 };
                 (last_good, problems)
             }
         };
         let now = KnownObject {
-            uid: object.metadata.uid.clone().unwrap_or_default(),
+            uid,
             generation,
             last_good,
             problems,
@@ -193,7 +197,10 @@ impl Known {
 
     fn remove(&mut self, of: &Watched, key: &Key) -> bool {
         match of {
-            Watched::Kind(kind) => self.objects.remove(&(*kind, key.clone())).is_some(),
+            Watched::Kind(kind) => {
+                self.last_good.forget(&kept_name(*kind, key));
+                self.objects.remove(&(*kind, key.clone())).is_some()
+            }
             Watched::Secret(reference) => self
                 .secrets
                 .insert(reference.clone(), None)
@@ -323,3 +330,6 @@ fn conditions_of(object: &DynamicObject) -> Vec<crd::Condition> {
         .unwrap_or_default()
         .conditions
 }
+
+#[cfg(test)]
+mod tests;

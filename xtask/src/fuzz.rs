@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .filter(|target| arguments.only.is_empty() || arguments.only.iter().any(|word| target.name.contains(word)))
         .collect();
     ensure!(!chosen.is_empty(), "no target of that name");
-    build_targets()?;
+    build_targets(arguments.seconds)?;
     let mut failed = 0;
     for target in &chosen {
         match fuzz(target, arguments.seconds) {
@@ -103,8 +103,16 @@ fn output() -> PathBuf {
     workspace::target().join("fuzz")
 }
 
-fn build_targets() -> Result<()> {
+/// Shorter runs are not worth the minutes that optimising takes.
+const OPTIMISED_FROM_SECONDS: u32 = 60;
+
+fn build_targets(seconds: u32) -> Result<()> {
     let mut cargo = build::cargo();
+    if seconds < OPTIMISED_FROM_SECONDS {
+        cargo
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    }
     // The flags that instrument the code are in its `.cargo/config.toml`, and one of them is not stable. What the caller's own flags
     // would add, or the toolchain's choice, is of another build.
     cargo

@@ -75,7 +75,8 @@ fn run(trial: &mut Trial<'_>) -> Result<()> {
     let tries = host().refused_execs;
     let unlisted = || agent::counter("lattice_verdicts_total{reason=\"unlisted\"}");
     let full = || agent::counter("lattice_ring_buffer_full_total");
-    let (before, full_before) = (unlisted()?, full()?);
+    let unmarked = || agent::counter("lattice_mark_failures_total");
+    let (before, full_before, unmarked_before) = (unlisted()?, full()?, unmarked()?);
     let started = Instant::now();
     let ([bad, good], [marks, listed_marks]) = start(trial, tries)?;
     let took = started.elapsed();
@@ -83,25 +84,28 @@ fn run(trial: &mut Trial<'_>) -> Result<()> {
         marks == 0,
         "{marks} of {tries} refused programs left their mark: {bad:?}"
     );
-    let refused = Tally {
-        killed: tries,
-        ..Tally::default()
-    };
-    ensure!(bad == refused, "of {tries}: {bad:?}");
+    // Before 6.2 the kernel has no mark for a task that is preempted by another one while it looks for its own: that one's exec is
+    // unresolved, which is an error and no signal. Forks are counted there too.
+    let unmarked = unmarked()? - unmarked_before;
+    let denied = bad.denied + good.denied;
+    ensure!(
+        bad.killed + bad.denied == tries && denied <= unmarked,
+        "of {tries}: {bad:?}, {unmarked} tasks could not be marked"
+    );
     let listed = tries / REFUSED_PER_LISTED;
     ensure!(
-        good.ran == listed && listed_marks == listed,
-        "of {listed} listed programs: {good:?}, {listed_marks} marks"
+        good.ran + good.denied == listed && listed_marks == good.ran,
+        "of {listed} listed programs: {good:?}, {listed_marks} marks, {unmarked} tasks could not be marked"
     );
     let judged = unlisted()? - before;
-    ensure!(judged == tries, "{judged} verdicts for {tries} refusals");
+    ensure!(judged == bad.killed, "{judged} verdicts for {bad:?}");
     let workload = trial.place.workload();
     let told = || -> (u64, usize) {
         let events = events::of_workload(&trial.node.told, &workload);
         (events.iter().map(|event| event.count).sum(), events.len())
     };
     let waiting = Instant::now();
-    while told().0 < tries && waiting.elapsed() < TOLD_WITHIN {
+    while told().0 < tries + good.denied && waiting.elapsed() < TOLD_WITHIN {
         sleep(Duration::from_millis(100));
     }
     // Whatever else would come must have come.
@@ -109,12 +113,12 @@ fn run(trial: &mut Trial<'_>) -> Result<()> {
     let (refusals, events) = told();
     let lost = full()? - full_before;
     ensure!(
-        refusals == tries && lost == 0,
-        "{refusals} refusals are told of {tries}, in {events} events, and {lost} records found no room"
+        refusals == tries + good.denied && lost == 0,
+        "{refusals} refusals are told of {tries} and {good:?}, in {events} events, and {lost} records found no room"
     );
     println!(
         "note: {tries} refused execs of {} and of fresh files on {} processors in {took:.1?}, beside {listed} listed ones: 0 marks, \
-         {events} events",
+         {denied} refused as unresolved, {events} events",
         path_word(&trial.path("bad")),
         CPUS.len()
     );

@@ -22,7 +22,8 @@ struct Arguments {
     #[arg(long)]
     kernel: String,
     /// Seconds until the VM counts as hanging
-    #[arg(long, default_value_t = 900)]
+    // Several times what an idle machine takes, since an emulator on a busy one is that much slower.
+    #[arg(long, default_value_t = 2400)]
     timeout: u64,
     /// The xtask that boots the VM [default: the one beside this program]
     #[arg(long, value_name = "FILE")]

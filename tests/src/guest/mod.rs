@@ -16,7 +16,12 @@ pub mod overlay;
 pub mod policy;
 pub mod trial;
 
-use std::{collections::BTreeMap, fs, process::ExitCode, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -27,6 +32,9 @@ use self::{
     trial::{Case, Phase, Place, Trial},
 };
 use crate::report::Report;
+
+/// Cases whose duration without the agent is told.
+const SLOWEST: usize = 6;
 
 /// Runs the cases whose name holds one of the words; all where there is none.
 pub fn run(listed: Vec<Listed>, only: &[String]) -> ExitCode {
@@ -41,7 +49,7 @@ pub fn run(listed: Vec<Listed>, only: &[String]) -> ExitCode {
                 None => report.case(
                     name,
                     &Err(anyhow::anyhow!("it could run here, and no case does")),
-                    std::time::Duration::ZERO,
+                    Duration::ZERO,
                 ),
             },
             _ => {}
@@ -49,11 +57,15 @@ pub fn run(listed: Vec<Listed>, only: &[String]) -> ExitCode {
     }
     let mut node = Node::default();
     let mut broken = BTreeMap::new();
+    let mut durations = Vec::new();
     for case in &cases {
+        let started = Instant::now();
         if let Err(error) = control(case, &mut node) {
             broken.insert(case.name, error);
         }
+        durations.push((started.elapsed(), case.name));
     }
+    note_durations(durations);
     // What one case told late would be taken for nothing, so all are counted again at the end.
     let mut told = BTreeMap::new();
     let started = Instant::now();
@@ -77,14 +89,14 @@ pub fn run(listed: Vec<Listed>, only: &[String]) -> ExitCode {
         report.case(
             "every refusal made one event",
             &count_again(&node, &told),
-            std::time::Duration::ZERO,
+            Duration::ZERO,
         );
         // Natively none is compared: tier 2 is another, and the machine's containers too.
         if host().runtime == Runtime::Runc {
             report.case(
                 "every golden event was compared",
                 &golden::all_were_compared(),
-                std::time::Duration::ZERO,
+                Duration::ZERO,
             );
         }
     }
@@ -93,6 +105,23 @@ pub fn run(listed: Vec<Listed>, only: &[String]) -> ExitCode {
         agent::print_troubles();
     }
     report.finish()
+}
+
+/// How long the tricks took without the agent, of which no line of their own tells.
+fn note_durations(mut durations: Vec<(Duration, &str)>) {
+    let all: Duration = durations.iter().map(|(duration, _)| *duration).sum();
+    durations.sort_unstable_by(|one, other| other.cmp(one));
+    let slowest: Vec<String> = durations
+        .iter()
+        .take(SLOWEST)
+        .map(|(duration, name)| format!("{name} {:.1} s", duration.as_secs_f32()))
+        .collect();
+    println!(
+        "note: {} cases without the agent took {:.0} s, most of it {}",
+        durations.len(),
+        all.as_secs_f32(),
+        slowest.join(", ")
+    );
 }
 
 fn control(case: &Case, node: &mut Node) -> Result<()> {

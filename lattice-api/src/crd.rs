@@ -8,14 +8,21 @@
 //! only they see shows in the object's conditions.
 
 mod condition;
+mod rollout_status;
 mod structural;
 
 use lattice_policy::exec_policy_document;
 use schemars::{Schema, generate::SchemaSettings};
 use serde_json::{Value, json};
 
-pub use self::condition::{Condition, Status};
-use crate::object::{CedarPolicy, CedarPolicySpec, LatticeService, LatticeServiceSpec, TrustPolicy, TrustPolicySpec};
+pub use self::{
+    condition::{Condition, Status},
+    rollout_status::{RolloutStatus, TrackStatus, WORKLOADS_SHOWN_MAXIMUM, WorkloadCounts},
+};
+use crate::object::{
+    CedarPolicy, CedarPolicySpec, LatticeRollout, LatticeRolloutSpec, LatticeService, LatticeServiceSpec, TrustPolicy,
+    TrustPolicySpec,
+};
 
 /// The group of all kinds.
 pub const GROUP: &str = "lattice.dev";
@@ -48,15 +55,20 @@ struct Kind {
     /// What `kubectl explain` says of the kind.
     description: &'static str,
     spec: Schema,
+    status: Schema,
     columns: Value,
 }
 
 /// The definitions of all kinds, by name.
 pub fn definitions() -> Vec<Definition> {
-    [cedar_policy(), exec_policy(), lattice_service(), trust_policy()]
-        .into_iter()
-        .map(define)
-        .collect()
+    let kinds = [
+        cedar_policy(),
+        exec_policy(),
+        lattice_rollout(),
+        lattice_service(),
+        trust_policy(),
+    ];
+    kinds.into_iter().map(define).collect()
 }
 
 fn cedar_policy() -> Kind {
@@ -68,6 +80,7 @@ fn cedar_policy() -> Kind {
         description: "Rules in Cedar's language that decide what may be deployed, given secrets, enforced and excepted. What none permits is \
                       denied.",
         spec: schema_of::<CedarPolicySpec>(),
+        status: schema_of::<Status>(),
         columns: json!([
             column("Ready", "string", ".status.conditions[?(@.type==\"Ready\")].status"),
             wide("Message", "string", ".status.conditions[?(@.type==\"Ready\")].message"),
@@ -85,6 +98,7 @@ fn exec_policy() -> Kind {
         description: "What may start in some containers of the namespace. Central writes one for each LatticeService; one that people write \
                       is served as it is.",
         spec: exec_policy_document::spec_schema(),
+        status: schema_of::<Status>(),
         columns: json!([
             column("Workload", "string", ".spec.target.workload"),
             column("Container", "string", ".spec.target.container"),
@@ -93,6 +107,31 @@ fn exec_policy() -> Kind {
             wide("Image", "string", ".spec.target.imageDigest"),
             wide("Scope", "string", ".spec.scope"),
             wide("Code loading", "string", ".spec.codeLoading"),
+            age(),
+        ]),
+    }
+}
+
+fn lattice_rollout() -> Kind {
+    Kind {
+        kind: LatticeRollout::KIND,
+        plural: "latticerollouts",
+        short: &["lroll"],
+        is_namespaced: true,
+        description: "How the namespace gets from monitor to enforce, workload by workload: after a time of which everything is known, without \
+                      a program that no list names, with approvals, on a few nodes first, and back where enforcing hurts. At most one a \
+                      namespace: of several the oldest counts.",
+        spec: schema_of::<LatticeRolloutSpec>(),
+        status: schema_of::<RolloutStatus>(),
+        columns: json!([
+            column("Environment", "string", ".spec.environment"),
+            column("Runtime", "string", ".spec.runtime"),
+            column("Phase", "string", ".status.phase"),
+            column("Enforced", "integer", ".status.workloads.enforced"),
+            column("Workloads", "integer", ".status.workloads.total"),
+            column("Misses", "integer", ".status.openMisses"),
+            column("Ready", "string", ".status.conditions[?(@.type==\"Ready\")].status"),
+            wide("Waiting for", "string", ".status.waitingFor"),
             age(),
         ]),
     }
@@ -107,6 +146,7 @@ fn lattice_service() -> Kind {
         description: "A service to run: its containers, probes, hooks and secrets. Central verifies its images, asks the Cedar policies, derives \
                       what may start from the images' layers, and says in the conditions how far that came.",
         spec: schema_of::<LatticeServiceSpec>(),
+        status: schema_of::<Status>(),
         columns: json!([
             column("Environment", "string", ".spec.environment"),
             column("Ready", "string", ".status.conditions[?(@.type==\"Ready\")].status"),
@@ -126,6 +166,7 @@ fn trust_policy() -> Kind {
         is_namespaced: false,
         description: "Whose signatures count for the images of a registry. A registry that no TrustPolicy names is never contacted.",
         spec: schema_of::<TrustPolicySpec>(),
+        status: schema_of::<Status>(),
         columns: json!([
             column("Registry", "string", ".spec.registry"),
             column("Key", "string", ".spec.cosign.publicKey.secretRef"),
@@ -189,7 +230,7 @@ fn define(kind: Kind) -> Definition {
                         "kind": {"type": "string"},
                         "metadata": {"type": "object"},
                         "spec": structural::of(kind.spec),
-                        "status": structural::of(schema_of::<Status>()),
+                        "status": structural::of(kind.status),
                     },
                 }},
             }],

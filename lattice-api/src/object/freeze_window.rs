@@ -19,7 +19,7 @@ const WEEKDAYS: [&str; 7] = [
     "saturday",
     "sunday",
 ];
-const REASON_BYTES_MAXIMUM: usize = 500;
+pub(super) const REASON_BYTES_MAXIMUM: usize = 500;
 
 /// A time in which nothing is promoted. What is taken back is taken back all the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

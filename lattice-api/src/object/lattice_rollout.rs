@@ -1,5 +1,7 @@
 //! LatticeRollout: how a namespace gets from monitor to enforce. Namespaced; at most one a namespace.
 
+mod schema;
+
 use lattice_policy::document::{Field, Findings, Node, Object, Scoping, Value};
 use serde::{Deserialize, Serialize};
 

@@ -85,10 +85,10 @@ impl Source {
         }
     }
 
-    async fn objects(self, board: Arc<Board>) -> watch::Receiver<ObjectSet> {
+    async fn objects(self, shared: Arc<Shared>) -> watch::Receiver<ObjectSet> {
         match self {
             Self::Directory(objects) => objects,
-            Self::Cluster(source) => source.watch(board).await,
+            Self::Cluster(source) => source.watch(shared).await,
         }
     }
 }
@@ -175,7 +175,7 @@ impl Central {
         let applier = objects.applier();
         let shared = self.shared.clone();
         let reconciling = tokio::spawn(async move {
-            let objects = objects.objects(board.clone()).await;
+            let objects = objects.objects(shared.clone()).await;
             shared.rollouts.follow(objects.clone());
             Reconciler::new(board, images, verify_interval, objects, applier)
                 .run(stopping)

@@ -66,6 +66,31 @@ pub struct Condition {
     pub message: String,
 }
 
+/// A condition of any object, as it is told; since when it holds is found out where it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its type.
+    pub kind: &'static str,
+    /// Whether it holds.
+    pub holds: Holds,
+    /// One word for programs.
+    pub reason: String,
+    /// The sentence for people.
+    pub message: String,
+}
+
+impl Told {
+    /// A condition.
+    pub fn new(kind: &'static str, holds: Holds, reason: &str, message: String) -> Self {
+        Self {
+            kind,
+            holds,
+            reason: reason.to_owned(),
+            message,
+        }
+    }
+}
+
 /// The conditions of one service, one for each step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceConditions(Vec<Condition>);
@@ -151,6 +176,20 @@ impl ServiceConditions {
     /// In order.
     pub fn all(&self) -> &[Condition] {
         &self.0
+    }
+
+    /// As they are told.
+    pub fn told(&self) -> Vec<Told> {
+        let told = self.0.iter();
+        told.map(|condition| {
+            Told::new(
+                condition.step.word(),
+                condition.holds,
+                &condition.reason,
+                condition.message.clone(),
+            )
+        })
+        .collect()
     }
 
     /// Adds a sentence to the last condition's message.

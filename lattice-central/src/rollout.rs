@@ -34,6 +34,7 @@ pub mod gate;
 pub mod machine;
 pub mod miss;
 mod observe;
+pub mod report;
 mod sequences;
 pub mod state;
 pub mod steps;

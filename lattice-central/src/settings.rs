@@ -13,8 +13,8 @@ use serde::Deserialize;
 /// The central service of Lattice: verifies signed images, asks Cedar, derives what may start, and hands it to the agents.
 ///
 /// With --local it reads TrustPolicy, LatticeService, LatticeRollout, ExecPolicy, Secret, CedarPolicy (*.yaml) and Cedar policies
-/// (*.cedar) from a directory and watches them; with --kubernetes it watches the same kinds, but LatticeRollout, at an API server, and
-/// writes to their status. Whatever is malformed is named, and the last good state stays in force.
+/// (*.cedar) from a directory and watches them; with --kubernetes it watches the same kinds at an API server, and writes to their
+/// status. Whatever is malformed is named, and the last good state stays in force.
 ///
 /// Agents and latticectl connect by gRPC with client certificates: `<node>.node.lattice` makes an agent's,
 /// `operator.lattice` an operator's. `lattice-central init-tls` makes them for use on one machine.

@@ -4,6 +4,7 @@
 //!   watch TrustPolicy ────┐
 //!   watch LatticeService ─┤
 //!   watch ExecPolicy ─────┼──► Known (each: last good object, or why not) ──► ObjectSet ──► reconciler ──► Board
+//!   watch LatticeRollout ─┤
 //!   watch CedarPolicy ────┤         ▲                        │                                             │
 //!   watch each Secret ◄───┼─ that a TrustPolicy names        └──────────► statuses ◄───────────────────────┘
 //!                         └──────────────────────────────────────────────────┴──► PATCH …/status
@@ -27,7 +28,7 @@ use tokio::{
 
 use self::{known::Known, statuses::Statuses, watching::Watches};
 use super::{ObjectSet, last_good::LastGood};
-use crate::{applier::Applier, board::Board};
+use crate::{applier::Applier, server::Shared};
 
 /// Changes come in bursts; what follows so soon is taken along.
 const QUIET: Duration = Duration::from_millis(100);
@@ -96,8 +97,9 @@ impl ClusterSource {
         Applier::new(self.client.clone())
     }
 
-    /// Watches, and returns once every kind was listed. What `board` says of the objects is written to them from then on.
-    pub async fn watch(self, board: Arc<Board>) -> watch::Receiver<ObjectSet> {
+    /// Watches, and returns once every kind was listed. What central says of the objects is written to them from
+    /// then on.
+    pub async fn watch(self, shared: Arc<Shared>) -> watch::Receiver<ObjectSet> {
         let Self { client, last_good } = self;
         let (changes, mut incoming) = mpsc::channel(CHANGES_WAITING_MAXIMUM);
         let mut watches = Watches::begin(client.clone(), changes);
@@ -112,10 +114,11 @@ impl ClusterSource {
         tracing::info!(
             services = first.services.len(),
             documents = first.documents.len(),
+            rollouts = first.rollouts.len(),
             "the API server's objects are known"
         );
         let (sender, receiver) = watch::channel(first);
-        let statuses = Statuses::begin(client, board);
+        let statuses = Statuses::begin(client, shared);
         tokio::spawn(run(known, watches, incoming, sender, statuses));
         receiver
     }

@@ -14,9 +14,11 @@ use super::{
     gate::CENTRAL,
     machine::{self, Now},
     observe::{Observer, Seen},
+    report::{self, Report},
     state::{Phase, RolloutState, Transition, UnixNanos},
 };
 use crate::{
+    board::Key,
     gate::{self, Gate, Question, ServiceIdentity},
     objects::ObjectSet,
     server::{Shared, stopped},
@@ -66,6 +68,8 @@ pub struct Rollouts {
     live: Mutex<Live>,
     /// Empty until the objects are known: until then nothing is taken for gone.
     objects: OnceLock<watch::Receiver<ObjectSet>>,
+    /// Counts what was told of them, so that somebody can wait for more.
+    moved: watch::Sender<u64>,
 }
 
 struct Live {
@@ -106,6 +110,7 @@ impl Rollouts {
         Self {
             live: Mutex::new(live),
             objects: OnceLock::new(),
+            moved: watch::Sender::new(0),
         }
     }
 
@@ -242,6 +247,27 @@ impl Rollouts {
             .collect()
     }
 
+    /// How far each is, by namespace and name.
+    pub async fn reports(&self, shared: &Shared) -> BTreeMap<Key, Report> {
+        let modes = shared.board.policies().borrow().namespace_modes.clone();
+        let time = now_unix_nanos();
+        let mut reports = BTreeMap::new();
+        for (document, state) in self.all().await {
+            // What the driver has not looked at is Pending no longer than until its next look.
+            let Some(state) = state else { continue };
+            let over = modes.iter().find(|over| over.namespace == document.namespace);
+            let over = over.map(|over| over.mode.as_str()).unwrap_or_default();
+            let key = (document.namespace.clone(), document.name.clone());
+            reports.insert(key, report::report(&document, &state, over, time));
+        }
+        reports
+    }
+
+    /// Changes whenever something is told of a rollout.
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+
     /// How many workloads are in each phase, and how much is to be reviewed, by documented name.
     pub async fn counts(&self) -> BTreeMap<String, u64> {
         let live = self.live.lock().await;
@@ -341,6 +367,9 @@ async fn keep(
     let revision = shared.board.keep_rollout(namespace, Some(&state), rows).await?;
     for transition in told {
         log(namespace, transition);
+    }
+    if !told.is_empty() {
+        shared.rollouts.moved.send_modify(|moved| *moved += 1);
     }
     (kept.state, kept.kept) = (state, Instant::now());
     Ok(revision)

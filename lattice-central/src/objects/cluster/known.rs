@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::{core::DynamicObject, runtime::watcher::Event};
-use lattice_api::{
-    crd,
-    object::{CedarPolicy, LatticeService, Object, Secret, SecretReference, TrustPolicy},
-};
+use lattice_api::object::{CedarPolicy, LatticeRollout, LatticeService, Object, Secret, SecretReference, TrustPolicy};
 use lattice_policy::exec_policy_document::{API_VERSION, KIND};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -34,7 +32,7 @@ pub(super) struct Subject {
     pub(super) origin: String,
     pub(super) generation: i64,
     /// What its status says now.
-    pub(super) conditions: Vec<crd::Condition>,
+    pub(super) status: Value,
     pub(super) standing: Standing,
 }
 
@@ -47,14 +45,18 @@ pub(super) enum Standing {
     Invalid(String),
     /// It counts, but what it refers to cannot be used.
     Unusable(String),
+    /// It is as good as another one that counts, and there may be only one.
+    Surplus(String),
 }
 
 struct KnownObject {
     uid: String,
+    /// Seconds since the Unix epoch.
+    created: i64,
     generation: i64,
     last_good: Option<Object>,
     problems: Vec<String>,
-    conditions: Vec<crd::Condition>,
+    status: Value,
 }
 
 /// All that is known.
@@ -68,6 +70,8 @@ pub(super) struct Known {
     listed: BTreeSet<Watched>,
     /// Why keys cannot be used, by registry.
     trust_problems: BTreeMap<String, Vec<String>>,
+    /// Which rollout counts, by namespace.
+    rollouts: BTreeMap<String, String>,
 }
 
 impl Known {
@@ -80,6 +84,7 @@ impl Known {
             unseen: BTreeMap::new(),
             listed: BTreeSet::new(),
             trust_problems: BTreeMap::new(),
+            rollouts: BTreeMap::new(),
         }
     }
 
@@ -152,7 +157,9 @@ impl Known {
             return self.remove(&Watched::Kind(kind), &key);
         }
         let name = kept_name(kind, &key);
-        let conditions = conditions_of(object);
+        let created = object.metadata.creation_timestamp.as_ref();
+        let created = created.map_or(i64::MAX, |time| time.0.as_second());
+        let status = object.data.get("status").cloned().unwrap_or_default();
         let generation = object.metadata.generation.unwrap_or(0);
         let read = reading::read(API_VERSION, kind.name, object);
         let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -183,10 +190,11 @@ impl Known {
         };
         let now = KnownObject {
             uid,
+            created,
             generation,
             last_good,
             problems,
-            conditions,
+            status,
         };
         let is_changed = before.as_ref().is_none_or(|before| {
             before.last_good != now.last_good || before.problems != now.problems || before.uid != now.uid
@@ -244,7 +252,10 @@ impl Known {
             .collect();
         self.gates.take(texts, unreadable, &self.last_good);
         let mut parts = Parts::new(&self.gates);
-        for ((kind, key), known) in &self.objects {
+        let mut all: Vec<_> = self.objects.iter().collect();
+        // Of several rollouts of a namespace the oldest counts: a new one takes nothing over by its name.
+        all.sort_by_key(|((kind, key), known)| (*kind, known.created, key));
+        for ((kind, key), known) in all {
             let origin = origin(*kind, key);
             if let Some(object) = &known.last_good {
                 parts.add(&origin, object);
@@ -262,6 +273,10 @@ impl Known {
         }
         let set = parts.into_set();
         self.trust_problems = set.trust.problems.clone();
+        let counting = set.rollouts.iter();
+        self.rollouts = counting
+            .map(|(namespace, rollout)| (namespace.clone(), rollout.name.clone()))
+            .collect();
         set
     }
 
@@ -274,7 +289,7 @@ impl Known {
                 key: key.clone(),
                 origin: origin(*kind, key),
                 generation: known.generation,
-                conditions: known.conditions.clone(),
+                status: known.status.clone(),
                 standing: self.standing(&origin(*kind, key), known),
             })
             .collect()
@@ -286,8 +301,17 @@ impl Known {
         if !problems.is_empty() {
             return Standing::Invalid(problems.join("; "));
         }
-        let Some(Object::TrustPolicy(policy)) = &known.last_good else {
-            return Standing::Good;
+        let policy = match &known.last_good {
+            Some(Object::TrustPolicy(policy)) => policy,
+            Some(Object::LatticeRollout(LatticeRollout { namespace, name, .. })) => {
+                return match self.rollouts.get(namespace).filter(|counts| *counts != name) {
+                    Some(counts) => Standing::Surplus(format!(
+                        "namespace {namespace} has a LatticeRollout already, {counts}, which is older and counts; remove one of them"
+                    )),
+                    None => Standing::Good,
+                };
+            }
+            _ => return Standing::Good,
         };
         let of_registry = self.trust_problems.get(&policy.spec.registry).into_iter().flatten();
         let own: Vec<&str> = of_registry
@@ -323,13 +347,7 @@ fn kept_name(kind: Kind, (namespace, name): &Key) -> String {
     hex::encode(Sha256::digest(format!("{}/{namespace}/{name}", kind.name)))
 }
 
-fn conditions_of(object: &DynamicObject) -> Vec<crd::Condition> {
-    let status = object.data.get("status").cloned().unwrap_or_default();
-    // What somebody else wrote there and cannot be read is written anew.
-    serde_json::from_value::<crd::Status>(status)
-        .unwrap_or_default()
-        .conditions
-}
-
+#[cfg(test)]
+mod kept_tests;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use kube::{
 };
 use lattice_api::{
     crd,
-    object::{CedarPolicy, LatticeService, SecretReference, TrustPolicy},
+    object::{CedarPolicy, LatticeRollout, LatticeService, SecretReference, TrustPolicy},
 };
 use lattice_policy::exec_policy_document;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -29,7 +29,7 @@ pub(super) struct Kind {
 }
 
 /// All of them.
-pub(super) const KINDS: [Kind; 4] = [
+pub(super) const KINDS: [Kind; 5] = [
     Kind {
         name: TrustPolicy::KIND,
         plural: "trustpolicies",
@@ -45,6 +45,10 @@ pub(super) const KINDS: [Kind; 4] = [
     Kind {
         name: LatticeService::KIND,
         plural: "latticeservices",
+    },
+    Kind {
+        name: LatticeRollout::KIND,
+        plural: "latticerollouts",
     },
 ];
 

@@ -1,82 +1,116 @@
+use std::path::Path;
+
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::*;
 
-const GOOD: &str = "registry.example.com";
-const BROKEN: &str = "https://registry.example.com/";
-
-fn known(folder: &TempDir) -> Known {
-    Known::new(LastGood::open(folder.path()).unwrap())
+fn known(directory: &Path) -> Known {
+    Known::new(LastGood::open(directory).unwrap())
 }
 
-fn trust_policy(uid: &str, registry: &str) -> DynamicObject {
-    let document = json!({
-        "metadata": {"name": "main", "uid": uid},
-        "spec": {"registry": registry, "cosign": {"publicKey": {"secretRef": "keys/cosign"}}},
+fn rollouts() -> Watched {
+    let kind = KINDS.into_iter().find(|kind| kind.name == LatticeRollout::KIND);
+    Watched::Kind(kind.unwrap())
+}
+
+fn rollout(name: &str, created: &str, runtime: &str) -> DynamicObject {
+    let object = json!({
+        "metadata": {
+            "namespace": "payments", "name": name, "uid": format!("uid-{name}"), "generation": 1, "creationTimestamp": created,
+        },
+        "spec": {"environment": "staging", "runtime": runtime},
     });
-    serde_json::from_value(document).unwrap()
+    serde_json::from_value(object).unwrap()
 }
 
-fn tell(known: &mut Known, event: Event<DynamicObject>) {
-    let kind = KINDS.into_iter().find(|kind| kind.name == TrustPolicy::KIND).unwrap();
-    known.take(Change {
-        of: Watched::Kind(kind),
-        event,
-    });
+fn take(known: &mut Known, event: Event<DynamicObject>) -> bool {
+    known.take(Change { of: rollouts(), event })
 }
 
-/// Whether the registry's policy counts, and whether something is wrong with the newest one.
-#[track_caller]
-fn check(known: &Known, counts: bool, is_good: bool) {
-    let registries: Vec<String> = known.wanted_secrets().iter().map(ToString::to_string).collect();
-    assert_eq!(!registries.is_empty(), counts, "counts");
-    let subjects = known.subjects();
-    assert_eq!(subjects[0].standing == Standing::Good, is_good, "{subjects:?}");
+fn counting(known: &mut Known) -> Vec<String> {
+    let set = known.objects();
+    set.rollouts.values().map(|rollout| rollout.name.clone()).collect()
+}
+
+fn standings(known: &Known) -> Vec<(String, Standing)> {
+    let subjects = known.subjects().into_iter();
+    subjects.map(|subject| (subject.key.1, subject.standing)).collect()
 }
 
 #[test]
-fn a_broken_change_leaves_what_was_good_also_over_a_restart() {
-    let folder = TempDir::new().unwrap();
-    let mut before = known(&folder);
-    tell(&mut before, Event::Apply(trust_policy("1", GOOD)));
-    check(&before, true, true);
-    tell(&mut before, Event::Apply(trust_policy("1", BROKEN)));
-    check(&before, true, false);
-    let mut after = known(&folder);
-    tell(&mut after, Event::Apply(trust_policy("1", BROKEN)));
-    check(&after, true, false);
+fn of_several_rollouts_the_oldest_counts_whatever_it_is_called() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut known = known(directory.path());
+    assert!(take(
+        &mut known,
+        Event::Apply(rollout("b", "2026-11-01T00:00:00Z", "enforce"))
+    ));
+    assert_eq!(counting(&mut known), ["b"]);
+    assert!(take(
+        &mut known,
+        Event::Apply(rollout("a", "2026-11-02T00:00:00Z", "monitor"))
+    ));
+    assert_eq!(counting(&mut known), ["b"]);
+    let why = "namespace payments has a LatticeRollout already, b, which is older and counts; remove one of them";
+    assert_eq!(
+        standings(&known),
+        [
+            ("a".to_owned(), Standing::Surplus(why.to_owned())),
+            ("b".to_owned(), Standing::Good),
+        ]
+    );
+    assert!(take(
+        &mut known,
+        Event::Delete(rollout("b", "2026-11-01T00:00:00Z", "enforce"))
+    ));
+    assert_eq!(counting(&mut known), ["a"]);
+    assert_eq!(standings(&known), [("a".to_owned(), Standing::Good)]);
 }
 
 #[test]
-fn one_made_anew_under_the_name_has_nothing_of_the_one_before() {
-    let folder = TempDir::new().unwrap();
-    let mut told = known(&folder);
-    tell(&mut told, Event::Apply(trust_policy("1", GOOD)));
-    tell(&mut told, Event::Delete(trust_policy("1", GOOD)));
-    tell(&mut told, Event::Apply(trust_policy("2", BROKEN)));
-    check(&told, false, false);
-
-    // Nobody told that the first one went: the watch had ended meanwhile.
-    let mut untold = known(&folder);
-    tell(&mut untold, Event::Apply(trust_policy("3", GOOD)));
-    tell(&mut untold, Event::Apply(trust_policy("4", BROKEN)));
-    check(&untold, false, false);
-
-    // Or this program was not there.
-    tell(&mut untold, Event::Apply(trust_policy("5", GOOD)));
-    let mut restarted = known(&folder);
-    tell(&mut restarted, Event::Apply(trust_policy("6", BROKEN)));
-    check(&restarted, false, false);
+fn a_rollout_that_turns_invalid_says_what_it_said_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut known = self::known(directory.path());
+    take(
+        &mut known,
+        Event::Apply(rollout("a", "2026-11-01T00:00:00Z", "enforce")),
+    );
+    let invalid = || Event::Apply(rollout("a", "2026-11-01T00:00:00Z", "permissive"));
+    let check = |known: &mut Known| {
+        assert!(take(known, invalid()));
+        assert_eq!(counting(known), ["a"]);
+        let (_, standing) = standings(known).remove(0);
+        assert!(
+            matches!(&standing, Standing::Invalid(problem) if problem.starts_with("spec.runtime \"permissive\": ")),
+            "{standing:?}"
+        );
+    };
+    check(&mut known);
+    drop(known);
+    let mut known = self::known(directory.path());
+    check(&mut known);
+    // One that was never good is none.
+    take(
+        &mut known,
+        Event::Delete(rollout("a", "2026-11-01T00:00:00Z", "enforce")),
+    );
+    take(
+        &mut known,
+        Event::Apply(rollout("c", "2026-11-01T00:00:00Z", "permissive")),
+    );
+    assert!(counting(&mut known).is_empty());
 }
 
 #[test]
-fn what_a_list_does_not_show_is_gone() {
-    let folder = TempDir::new().unwrap();
-    let mut known = known(&folder);
-    tell(&mut known, Event::Apply(trust_policy("1", GOOD)));
-    tell(&mut known, Event::Init);
-    tell(&mut known, Event::InitDone);
-    assert!(known.subjects().is_empty());
-    assert!(known.wanted_secrets().is_empty());
+fn a_list_that_does_not_show_a_rollout_takes_it_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut known = known(directory.path());
+    take(
+        &mut known,
+        Event::Apply(rollout("a", "2026-11-01T00:00:00Z", "enforce")),
+    );
+    assert!(!take(&mut known, Event::Init));
+    assert_eq!(counting(&mut known), ["a"]);
+    assert!(take(&mut known, Event::InitDone));
+    assert!(counting(&mut known).is_empty());
 }

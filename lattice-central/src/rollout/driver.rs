@@ -317,6 +317,7 @@ async fn begin(shared: &Shared, namespace: &str, cursor: i64) -> Result<Kept, St
     log(namespace, &told);
     let told = vec![stored(namespace, &told, now_unix_nanos())];
     shared.board.keep_rollout(namespace, Some(&state), told).await?;
+    shared.rollouts.moved.send_modify(|moved| *moved += 1);
     Ok(Kept {
         state,
         kept: Instant::now(),

@@ -225,6 +225,7 @@ fn ready(holds: Holds, reason: &str, message: String) -> Told {
 }
 
 fn invalid(problems: &str) -> Told {
+    let problems = problems.trim_end_matches('.');
     let message = format!("{problems}. What it said before, if it ever was good, stays in force");
     ready(Holds::False, "Invalid", message)
 }

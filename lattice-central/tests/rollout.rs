@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use common::{Agent, Central, NODES, PATIENCE, Place};
 use lattice_api::{
@@ -318,4 +322,35 @@ async fn only_an_operator_may_ask_or_say_something() {
         let status = operator.change_rollout(request).await.unwrap_err();
         assert!(status.message().contains(expected), "{status:?}");
     }
+}
+
+#[tokio::test]
+async fn what_central_counts_is_what_the_page_says() {
+    let place = Place::new();
+    let central = Central::start(&place).await;
+    put_policy(&central).await;
+    central.objects.send_replace(objects(PERMIT));
+    look(&central).await;
+    assert!(say(&central, approve(), "mallory").await.is_err());
+    let mut control = central.control(&place).await;
+    let status = control.get_status(wire::GetStatusRequest::default()).await.unwrap();
+    let counters = status.into_inner().counters;
+    let name = |name: &str| name.split('{').next().unwrap().to_owned();
+    let served: BTreeSet<String> = counters.keys().map(|counter| name(counter)).collect();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, of_central) = page.split_once("\n## Central").unwrap();
+    let documented: BTreeSet<String> = of_central
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
+        .collect();
+    assert_eq!(served, documented);
+    let monitoring = "lattice_central_rollout_namespace_workloads{namespace=\"payments\",phase=\"Monitoring\"}";
+    assert_eq!(
+        (
+            counters[monitoring],
+            counters["lattice_central_rollout_approvals_refused_total"]
+        ),
+        (1, 1)
+    );
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -70,7 +73,47 @@ pub struct Rollouts {
     objects: OnceLock<watch::Receiver<ObjectSet>>,
     /// Counts what was told of them, so that somebody can wait for more.
     moved: watch::Sender<u64>,
+    counted: Counted,
 }
+
+/// What happened since the start of central.
+#[derive(Debug, Default)]
+struct Counted {
+    rollbacks: AtomicU64,
+    breaker_trips: AtomicU64,
+    evidence_gaps: AtomicU64,
+    approvals_refused: AtomicU64,
+}
+
+impl Counted {
+    /// Takes what a step led to.
+    fn step(&self, before: &RolloutState, after: &RolloutState, told: &[Transition]) {
+        let back = told
+            .iter()
+            .filter(|told| told.from != told.to && told.to == ROLLED_BACK);
+        self.rollbacks.fetch_add(back.count() as u64, Ordering::Relaxed);
+        let opened = after.tracks.iter().map(|(workload, track)| {
+            let before = before.tracks.get(workload).map_or(0, |track| track.breaker.opened);
+            // What a person resumes begins at 0 again.
+            u64::from(track.breaker.opened.saturating_sub(before))
+        });
+        self.breaker_trips.fetch_add(opened.sum(), Ordering::Relaxed);
+    }
+
+    fn all(&self) -> [(&'static str, &AtomicU64); 4] {
+        [
+            ("lattice_central_rollout_rollbacks_total", &self.rollbacks),
+            ("lattice_central_rollout_breaker_trips_total", &self.breaker_trips),
+            ("lattice_central_rollout_evidence_gaps_total", &self.evidence_gaps),
+            (
+                "lattice_central_rollout_approvals_refused_total",
+                &self.approvals_refused,
+            ),
+        ]
+    }
+}
+
+const ROLLED_BACK: &str = "RolledBack";
 
 struct Live {
     rollouts: BTreeMap<String, Kept>,
@@ -111,6 +154,7 @@ impl Rollouts {
             live: Mutex::new(live),
             objects: OnceLock::new(),
             moved: watch::Sender::new(0),
+            counted: Counted::default(),
         }
     }
 
@@ -195,6 +239,20 @@ impl Rollouts {
     /// # Errors
     /// When it cannot be done; then nothing has changed.
     pub async fn change(&self, shared: &Shared, namespace: &str, command: Command) -> Result<Changed, ChangeError> {
+        let is_approval = matches!(command.action, Action::Approve { .. });
+        let changed = self.try_change(shared, namespace, command).await;
+        // That the store cannot be used is no refusal.
+        if is_approval
+            && changed
+                .as_ref()
+                .is_err_and(|error| !matches!(error, ChangeError::Store(_)))
+        {
+            self.counted.approvals_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    async fn try_change(&self, shared: &Shared, namespace: &str, command: Command) -> Result<Changed, ChangeError> {
         check_reason(&command)?;
         let (documents, gate) = self.documents().unwrap_or_default();
         let document = documents.get(namespace);
@@ -284,6 +342,18 @@ impl Rollouts {
         counts.insert("lattice_central_rollout_open_misses".to_owned(), open);
         let standing = tracks().filter(|track| track.clock.hold.is_some()).count() as u64;
         counts.insert("lattice_central_rollout_clocks_held".to_owned(), standing);
+        for (namespace, kept) in &live.rollouts {
+            for phase in Phase::WORDS {
+                let in_phase = kept.state.tracks.values().filter(|track| track.phase.word() == phase);
+                let name = format!(
+                    "lattice_central_rollout_namespace_workloads{{namespace=\"{namespace}\",phase=\"{phase}\"}}"
+                );
+                counts.insert(name, in_phase.count() as u64);
+            }
+        }
+        for (name, count) in self.counted.all() {
+            counts.insert(name.to_owned(), count.load(Ordering::Relaxed));
+        }
         counts
     }
 
@@ -345,13 +415,17 @@ async fn step(
         time,
     };
     let (state, told) = machine::advance(kept.state.clone(), &now);
+    let is_of_track = |node: &String| state.tracks.values().any(|track| track.nodes.contains(node));
+    let gaps = evidence.gaps.keys().filter(|node| is_of_track(node)).count();
     let is_due = kept.kept.elapsed() >= KEEP_INTERVAL;
     let has_changed = !told.is_empty() || !evidence.violations.is_empty() || state.governed() != kept.state.governed();
-    if has_changed || is_due {
+    if has_changed || is_due || gaps > 0 {
         keep(shared, namespace, kept, state, &told, time).await?;
     } else {
         kept.state = state;
     }
+    let counted = &shared.rollouts.counted;
+    counted.evidence_gaps.fetch_add(gaps as u64, Ordering::Relaxed);
     Ok(())
 }
 
@@ -369,6 +443,7 @@ async fn keep(
     for transition in told {
         log(namespace, transition);
     }
+    shared.rollouts.counted.step(&kept.state, &state, told);
     if !told.is_empty() {
         shared.rollouts.moved.send_modify(|moved| *moved += 1);
     }

@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Ask the running agent whether it is well, as a kubelet's probe does
     #[command(after_help = "Exit codes: 0 it is, 1 it is not, 2 it does not answer, 64 usage.")]
     Health(Health),
+    /// Ask central for this node's certificate, as the agent does with --enrolment, and say what it answers; nothing is kept
+    #[command(after_help = "Exit codes: 0 it gives one, 1 it refuses, 2 it could not be asked, 64 usage.")]
+    Enrol(Enrol),
     /// Print the seccomp profile that the agent can be confined to, or put it in a file
     SeccompProfile(SeccompProfile),
     /// Enters a cgroup and becomes a program; started by `probe`
@@ -90,6 +93,22 @@ pub(crate) struct Health {
     /// Ask whether it is ready, instead of whether it is healthy
     #[arg(long)]
     pub(crate) ready: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Enrol {
+    /// Name of this node
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: String,
+    /// Where central gives agents their certificates, https://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub(crate) enrolment: String,
+    /// A token of the agent's service account, for the audience lattice-central and bound to its pod
+    #[arg(long, value_name = "FILE")]
+    pub(crate) enrolment_token: PathBuf,
+    /// Certificate of the authority that signed central's (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: PathBuf,
 }
 
 #[derive(Args)]
@@ -184,14 +203,20 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) max_namespaces: u32,
     /// Central's URL, https://HOST:PORT; without it policies come from files alone
-    #[arg(long, value_name = "URL", requires_all = ["client_cert", "client_key", "ca"])]
+    #[arg(long, value_name = "URL", requires_all = ["node_identity", "ca"])]
     pub(crate) central: Option<String>,
     /// This node's certificate (PEM); its name is NODE.node.lattice
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "node_identity", requires = "client_key")]
     pub(crate) client_cert: Option<PathBuf>,
     /// The certificate's key (PEM)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
     pub(crate) client_key: Option<PathBuf>,
+    /// Where central gives this agent its certificate, instead of --client-cert: https://HOST:PORT
+    #[arg(long, value_name = "URL", group = "node_identity", requires = "enrolment_token")]
+    pub(crate) enrolment: Option<String>,
+    /// A token of the agent's service account, for the audience lattice-central and bound to its pod; shown at --enrolment alone
+    #[arg(long, value_name = "FILE", requires = "enrolment")]
+    pub(crate) enrolment_token: Option<PathBuf>,
     /// Certificate of the authority that signed central's (PEM)
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,

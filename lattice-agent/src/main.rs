@@ -2,6 +2,7 @@
 
 mod cli;
 mod config_file;
+mod enrol_command;
 mod health_command;
 mod probe_command;
 mod run;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         cli::Command::Run(settings) => run::run(&settings),
         cli::Command::Probe(settings) => probe_command::run(&settings),
         cli::Command::Health(settings) => health_command::run(&settings),
+        cli::Command::Enrol(settings) => enrol_command::run(&settings),
         cli::Command::SeccompProfile(settings) => seccomp_command::run(&settings),
         cli::Command::ProbeChild { cgroup, program } => Ok(lattice_agent::probe::child(&cgroup, &program)),
         cli::Command::FrontWatchdog { agent } => Ok(lattice_agent::front::watchdog::main(agent)),

@@ -41,7 +41,7 @@ use lattice_agent::{
     runtime_programs,
     spool::Spool,
     state::Shared,
-    uplink::{self, Uplink},
+    uplink::{self, NodeIdentity, Uplink},
 };
 use lattice_api::v1::{Event, Hello};
 use tokio::{
@@ -299,13 +299,15 @@ async fn serve(settings: &Settings, host: HostProcess, tree: CgroupTree, by_hand
 }
 
 fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Option<Uplink>> {
-    let (Some(central), Some(client_certificate), Some(client_key), Some(certificate_authority)) = (
-        settings.central.clone(),
-        settings.client_cert.clone(),
-        settings.client_key.clone(),
-        settings.ca.clone(),
-    ) else {
+    let (Some(central), Some(certificate_authority)) = (settings.central.clone(), settings.ca.clone()) else {
         return Ok(None);
+    };
+    let files = settings.client_cert.clone().zip(settings.client_key.clone());
+    let enrolment = settings.enrolment.clone().zip(settings.enrolment_token.clone());
+    let identity = match (files, enrolment) {
+        (Some((certificate, key)), _) => NodeIdentity::Files { certificate, key },
+        (None, Some((url, token))) => NodeIdentity::Enrolment { url, token },
+        (None, None) => return Ok(None),
     };
     let hello = Hello {
         node: node.name.clone(),
@@ -317,8 +319,7 @@ fn uplink(settings: &Settings, node: &Node, kernel_release: &str) -> Result<Opti
     let state = settings.state.clone();
     let settings = uplink::Settings {
         central,
-        client_certificate,
-        client_key,
+        identity,
         certificate_authority,
         hello,
         state,

@@ -11,6 +11,7 @@ fn generated_code_is_current() {
         "containers",
         "control",
         "denylist",
+        "enrolment",
         "events",
         "node_report",
         "policy",

@@ -1,6 +1,7 @@
 //! The whole of it: prepare everything, then run, then drain.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     net::SocketAddr,
@@ -11,18 +12,20 @@ use std::{
 };
 
 use lattice_registry::RegistryError;
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
     applier::Applier,
     board::Board,
+    cluster_identity::{self, ApiServerReviewer, IdentityError},
     denials::Denials,
+    health::{self, Health, HealthError},
     images::Images,
     nodes::Nodes,
     objects::{self, ClusterError, ClusterSource, DirectoryReader, ObjectSet},
     reconciler::Reconciler,
     rollout::driver::Rollouts,
-    server::{BoundServer, Counters, ServerError, Shared},
+    server::{BoundEnrolment, BoundServer, Counters, Enroller, ServerError, Shared},
     settings::{ObjectsFrom, Settings},
     standings::Standings,
     store::{Store, StoreError},
@@ -64,9 +67,27 @@ pub enum CentralError {
     /// A registry that may not be spoken to without TLS.
     #[error("--plain-http-registry")]
     PlainHttp(#[from] RegistryError),
+    /// The authorities of a registry cannot be read.
+    #[error("--registry-ca {path}: cannot read it")]
+    RegistryAuthorityFile {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// Or not used.
+    #[error("--registry-ca")]
+    RegistryAuthority(#[source] RegistryError),
     /// The listener.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The authority of the cluster's agents.
+    #[error("--identity")]
+    Identity(#[from] IdentityError),
+    /// The socket of `lattice-central health`.
+    #[error(transparent)]
+    Health(#[from] HealthError),
 }
 
 /// Where the objects come from.
@@ -96,6 +117,9 @@ impl Source {
 /// A central that is ready to run: everything was read, and the address is bound.
 pub struct Central {
     bound: BoundServer,
+    enrolment: Option<BoundEnrolment>,
+    health: Arc<Health>,
+    telling: JoinHandle<()>,
     shared: Arc<Shared>,
     objects: Source,
     images: Arc<Images>,
@@ -115,6 +139,8 @@ impl Central {
     pub async fn prepare(settings: &Settings) -> Result<Self, CentralError> {
         let lock = take_state_directory(&settings.state)?;
         let (store, remembered) = Store::open(&settings.state)?;
+        let health = Arc::new(Health::default());
+        let telling = health::tell(&settings.state, health.clone(), store.clone())?;
         let last_good = settings.state.join("last-good");
         let objects = match &settings.objects {
             ObjectsFrom::Directory(path) => {
@@ -129,8 +155,12 @@ impl Central {
                 Source::Cluster(ClusterSource::open(kubeconfig.as_deref(), &last_good).await?)
             }
         };
-        let images = Arc::new(Images::new(&settings.plain_http_registries)?);
-        let bound = BoundServer::bind(settings).await?;
+        let images = Arc::new(
+            Images::new(&settings.plain_http_registries)?
+                .with_authorities(read_authorities(&settings.registry_authorities)?)
+                .map_err(CentralError::RegistryAuthority)?,
+        );
+        let (bound, enrolment) = bind(settings, &objects).await?;
         let (stop, stopping) = watch::channel(false);
         let denials = Denials::new(store.clone(), &remembered);
         let last_cursor = *store.last_cursor().borrow();
@@ -150,6 +180,9 @@ impl Central {
         let (verify_interval, drain) = (settings.verify_interval, settings.drain);
         Ok(Self {
             bound,
+            enrolment,
+            health,
+            telling,
             shared,
             objects,
             images,
@@ -165,6 +198,11 @@ impl Central {
         self.bound.address()
     }
 
+    /// Where agents enrol, where they do.
+    pub fn enrolment_address(&self) -> Option<SocketAddr> {
+        self.enrolment.as_ref().map(BoundEnrolment::address)
+    }
+
     /// Runs until `stop` is done, then lets open streams end, for as long as the drain deadline allows.
     ///
     /// # Errors
@@ -173,18 +211,30 @@ impl Central {
         let (board, stopping) = (self.shared.board.clone(), self.shared.stopping.clone());
         let (objects, images, verify_interval) = (self.objects, self.images, self.verify_interval);
         let applier = objects.applier();
-        let shared = self.shared.clone();
+        let (shared, health) = (self.shared.clone(), self.health.clone());
         let reconciling = tokio::spawn(async move {
             let objects = objects.objects(shared.clone()).await;
+            health.objects();
             shared.rollouts.follow(objects.clone());
             Reconciler::new(board, images, verify_interval, objects, applier)
                 .run(stopping)
                 .await;
         });
         let rolling_out = tokio::spawn(Rollouts::run(self.shared.clone()));
+        let mut enrolling = self
+            .enrolment
+            .map(|bound| tokio::spawn(bound.serve(self.shared.clone())));
+        let enrolment_ended = async {
+            match &mut enrolling {
+                Some(serving) => serving.await,
+                None => std::future::pending().await,
+            }
+        };
         let mut serving = tokio::spawn(self.bound.serve(self.shared));
+        self.health.serving();
         let ended = tokio::select! {
             ended = &mut serving => Some(ended),
+            ended = enrolment_ended => Some(ended),
             () = stop => None,
         };
         self.stop.send_replace(true);
@@ -193,6 +243,11 @@ impl Central {
             None => timeout(self.drain, &mut serving).await.ok(),
         };
         reconciling.abort();
+        self.telling.abort();
+        if let Some(enrolling) = enrolling {
+            // Nobody's evidence is on the way there.
+            enrolling.abort();
+        }
         // What it was about to keep is found out again after the next start.
         rolling_out.abort();
         match result {
@@ -206,6 +261,35 @@ impl Central {
             }
         }
     }
+}
+
+/// With the certificates of the settings' files, or with those of an authority of central's own.
+async fn bind(settings: &Settings, objects: &Source) -> Result<(BoundServer, Option<BoundEnrolment>), CentralError> {
+    let (Some(identity), Source::Cluster(cluster)) = (&settings.identity, objects) else {
+        return Ok((BoundServer::bind(settings).await?, None));
+    };
+    let own = cluster_identity::obtain(cluster.client(), cluster.namespace(), identity).await?;
+    let certificate = &own.authority.pair().certificate;
+    let bound = BoundServer::bind_as(settings.listen, &own.server, certificate).await?;
+    let enroller = Enroller {
+        authority: own.authority.clone(),
+        reviewer: Arc::new(ApiServerReviewer::new(cluster.client())),
+        agents: identity.agents.clone(),
+        lifetime: identity.certificate_lifetime,
+    };
+    let enrolment = BoundEnrolment::bind(identity.listen, &own.server, enroller).await?;
+    Ok((bound, Some(enrolment)))
+}
+
+fn read_authorities(files: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Vec<u8>>, CentralError> {
+    let read = files.iter().map(|(registry, path)| match fs::read(path) {
+        Ok(authorities) => Ok((registry.clone(), authorities)),
+        Err(source) => Err(CentralError::RegistryAuthorityFile {
+            path: path.clone(),
+            source,
+        }),
+    });
+    read.collect()
 }
 
 /// Creates the directory where it is absent, and keeps another central off it.

@@ -1,7 +1,7 @@
 //! The registries, as far as TrustPolicies open them: one client for exactly the hosts that they name.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
@@ -47,6 +47,8 @@ impl FromStr for ImageReference {
 /// Makes clients for the registries that TrustPolicies name.
 pub struct Images {
     plain_http_registries: Vec<String>,
+    /// PEM certificates, by registry, of who signs the registry's own.
+    authorities: BTreeMap<String, Vec<u8>>,
     /// The client for the hosts that were asked for last: what it has read of layers stays while the hosts do.
     current: Mutex<Option<(BTreeSet<String>, Arc<RegistryClient>)>>,
 }
@@ -59,9 +61,20 @@ impl Images {
     pub fn new(plain_http_registries: &[String]) -> Result<Self, RegistryError> {
         let images = Self {
             plain_http_registries: plain_http_registries.to_vec(),
+            authorities: BTreeMap::new(),
             current: Mutex::default(),
         };
         RegistryClient::new(images.endpoints(plain_http_registries), Limits::default())?;
+        Ok(images)
+    }
+
+    /// With authorities of registries, PEM by `host` or `host:port`, that count for these in the place of the system's.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn with_authorities(self, authorities: BTreeMap<String, Vec<u8>>) -> Result<Self, RegistryError> {
+        let images = Self { authorities, ..self };
+        RegistryClient::new(images.endpoints(images.authorities.keys()), Limits::default())?;
         Ok(images)
     }
 
@@ -89,6 +102,7 @@ impl Images {
             .map(|host| RegistryEndpoint {
                 host: host.clone(),
                 plain_http: self.plain_http_registries.contains(host),
+                authorities_pem: self.authorities.get(host).cloned().unwrap_or_default(),
                 ..RegistryEndpoint::default()
             })
             .collect()

@@ -14,19 +14,14 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+use crate::{
+    authority::{Authority, AuthorityError, Holder, Pair},
+    identity::is_node_name,
 };
 
-use crate::identity::{NODE_SUFFIX, OPERATOR_NAME, is_node_name};
-
-/// Certificates hold from an hour ago, for clocks that differ.
-const VALID_BEFORE: Duration = Duration::from_secs(3_600);
-const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(825 * 86_400);
 
 /// Why certificates could not be made.
@@ -52,6 +47,15 @@ pub enum InitTlsError {
         present: PathBuf,
         /// The half that is not.
         absent: PathBuf,
+    },
+    /// The authority that is there cannot be used, or none can be made.
+    #[error("{path}")]
+    Authority {
+        /// Its certificate.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: AuthorityError,
     },
     /// Not a name that a node can have.
     #[error("node name {0:?} is no DNS name in lower case (letters, digits, `-`, `.`)")]
@@ -98,73 +102,45 @@ pub fn init_tls(request: &TlsRequest) -> Result<Vec<PathBuf>, InitTlsError> {
     let mut server_names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     server_names.extend(request.server_names.iter().cloned());
     let mut wanted = vec![
-        ("server".to_owned(), server_names, ExtendedKeyUsagePurpose::ServerAuth),
-        (
-            "operator".to_owned(),
-            vec![OPERATOR_NAME.to_owned()],
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ),
+        ("server".to_owned(), Holder::Server(server_names)),
+        ("operator".to_owned(), Holder::Operator),
     ];
-    wanted.extend(request.nodes.iter().map(|node| {
-        (
-            format!("node-{node}"),
-            vec![format!("{node}{NODE_SUFFIX}")],
-            ExtendedKeyUsagePurpose::ClientAuth,
-        )
-    }));
-    for (name, names, usage) in wanted {
+    wanted.extend(
+        request
+            .nodes
+            .iter()
+            .map(|node| (format!("node-{node}"), Holder::Node(node.clone()))),
+    );
+    for (name, holder) in wanted {
         let (certificate_path, key_path) = pair(directory, &name);
         if pair_exists(&certificate_path, &key_path)? {
             continue;
         }
-        let failed = |source| InitTlsError::Certificate {
-            name: name.clone(),
-            source,
-        };
-        let mut parameters = parameters(names, &name, CERTIFICATE_LIFETIME).map_err(failed)?;
-        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages = vec![usage];
-        parameters.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().map_err(failed)?;
-        let certificate = parameters.signed_by(&key, &authority).map_err(failed)?;
-        write_secret(&key_path, &key.serialize_pem(), &mut written)?;
-        write_secret(&certificate_path, &certificate.pem(), &mut written)?;
+        let issued = authority
+            .issue(&holder, CERTIFICATE_LIFETIME)
+            .map_err(|source| InitTlsError::Certificate { name, source })?;
+        write_secret(&key_path, &issued.key, &mut written)?;
+        write_secret(&certificate_path, &issued.certificate, &mut written)?;
     }
     Ok(written)
 }
 
 /// The authority of the directory; a new one where there is none.
-fn authority(directory: &Path, written: &mut Vec<PathBuf>) -> Result<Issuer<'static, KeyPair>, InitTlsError> {
+fn authority(directory: &Path, written: &mut Vec<PathBuf>) -> Result<Authority, InitTlsError> {
     let (certificate_path, key_path) = pair(directory, "ca");
-    let failed = |source| InitTlsError::Certificate {
-        name: "ca".to_owned(),
+    let failed = |source| InitTlsError::Authority {
+        path: certificate_path.clone(),
         source,
     };
-    let mut parameters = parameters(Vec::new(), "Lattice local authority", AUTHORITY_LIFETIME).map_err(failed)?;
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let key = if pair_exists(&certificate_path, &key_path)? {
-        let pem = fs::read_to_string(&key_path).map_err(|source| file_error(&key_path, "read", source))?;
-        KeyPair::from_pem(&pem).map_err(failed)?
-    } else {
-        let key = KeyPair::generate().map_err(failed)?;
-        let certificate = parameters.self_signed(&key).map_err(failed)?;
-        write_secret(&key_path, &key.serialize_pem(), written)?;
-        write_secret(&certificate_path, &certificate.pem(), written)?;
-        key
-    };
-    // The issuer's name and key identifier follow from these parameters and the key, so they are those of `ca.crt`.
-    Ok(Issuer::new(parameters, key))
-}
-
-fn parameters(names: Vec<String>, common_name: &str, lifetime: Duration) -> Result<CertificateParams, rcgen::Error> {
-    let mut parameters = CertificateParams::new(names)?;
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, common_name);
-    let now = SystemTime::now();
-    parameters.not_before = (now - VALID_BEFORE).into();
-    parameters.not_after = (now + lifetime).into();
-    Ok(parameters)
+    if pair_exists(&certificate_path, &key_path)? {
+        let read = |path: &Path| fs::read_to_string(path).map_err(|source| file_error(path, "read", source));
+        let (certificate, key) = (read(&certificate_path)?, read(&key_path)?);
+        return Authority::from_pair(Pair { certificate, key }).map_err(failed);
+    }
+    let authority = Authority::generate().map_err(failed)?;
+    write_secret(&key_path, &authority.pair().key, written)?;
+    write_secret(&certificate_path, &authority.pair().certificate, written)?;
+    Ok(authority)
 }
 
 fn pair(directory: &Path, name: &str) -> (PathBuf, PathBuf) {

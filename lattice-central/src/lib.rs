@@ -32,13 +32,17 @@
 #![forbid(unsafe_code)]
 
 pub mod applier;
+pub mod authority;
 pub mod board;
 pub mod central;
 pub mod chain;
 pub mod children;
+pub mod cluster_identity;
 pub mod conditions;
 pub mod denials;
+pub mod enrolment;
 pub mod gate;
+pub mod health;
 pub mod identity;
 pub mod images;
 pub mod init_tls;

@@ -7,13 +7,16 @@ use clap::{Parser, error::ErrorKind};
 use lattice_central::{
     central::Central,
     gate::SCHEMA_SOURCE,
+    health::Answer,
     init_tls::{TlsRequest, init_tls},
-    settings::{Command, CommandLine, InitTlsArguments, Settings},
+    settings::{Command, CommandLine, HealthArguments, InitTlsArguments, Settings},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Usage: also clap's own errors.
 const EXIT_USAGE: u8 = 64;
+/// It answers, and is not well.
+const EXIT_NOT_WELL: u8 = 1;
 /// It could not be done.
 const EXIT_FAILED: u8 = 2;
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     };
     let done = match line.command {
         Some(Command::InitTls(arguments)) => make_certificates(arguments),
+        Some(Command::Health(arguments)) => return ask_health(&arguments),
         Some(Command::Schema) => {
             print!("{SCHEMA_SOURCE}");
             Ok(())
@@ -51,6 +55,30 @@ fn main() -> ExitCode {
             eprintln!("lattice-central: {error:#}");
             ExitCode::from(EXIT_FAILED)
         }
+    }
+}
+
+fn ask_health(arguments: &HealthArguments) -> ExitCode {
+    let answer = match Answer::ask(&arguments.state) {
+        Ok(answer) => answer,
+        Err(error) => {
+            eprintln!(
+                "lattice-central: none answers at --state {}: {error}",
+                arguments.state.display()
+            );
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    print!("{answer}");
+    let is_well = if arguments.ready {
+        answer.is_ready()
+    } else {
+        answer.is_healthy()
+    };
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_NOT_WELL)
     }
 }
 
@@ -83,22 +111,27 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
-        let central = Central::prepare(settings).await?;
+        let mut stop = std::pin::pin!(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!(drain = ?settings.drain, "stopping");
+        });
+        // It may wait for an API server.
+        let central = tokio::select! {
+            central = Central::prepare(settings) => central?,
+            () = &mut stop => return Ok(()),
+        };
         tracing::info!(
             listen = %central.address(),
+            enrolment = ?central.enrolment_address(),
             objects = %settings.objects,
             state = %settings.state.display(),
             plain_http_registries = ?settings.plain_http_registries,
             "lattice-central {} is ready",
             env!("CARGO_PKG_VERSION"),
         );
-        let stop = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::info!(drain = ?settings.drain, "stopping");
-        };
         central.run(stop).await?;
         Ok(())
     })

@@ -10,19 +10,24 @@ use std::{
     time::Duration,
 };
 
-use lattice_api::v1::{agent_hub_server::AgentHubServer, control_server::ControlServer};
+use lattice_api::v1::{
+    agent_hub_server::AgentHubServer, control_server::ControlServer, enrolment_server::EnrolmentServer,
+};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
 use crate::{
-    board::Board, denials::Denials, nodes::Nodes, rollout::driver::Rollouts, settings::Settings, standings::Standings,
-    store::Store,
+    authority::Pair, board::Board, denials::Denials, enrolment::Refusal, nodes::Nodes, rollout::driver::Rollouts,
+    settings::Settings, standings::Standings, store::Store,
 };
 
 mod control;
 mod denial;
+mod enrol;
 mod hub;
 mod rollout;
+
+pub use enrol::Enroller;
 
 /// A message from an agent; a batch of events.
 pub const INBOUND_BYTES_MAXIMUM: usize = 4 * 1024 * 1024;
@@ -55,6 +60,8 @@ pub struct Counters {
     stored: AtomicU64,
     repeated: AtomicU64,
     spoofed: AtomicU64,
+    enrolled: AtomicU64,
+    enrolments_refused: [AtomicU64; Refusal::REASONS.len()],
 }
 
 impl Counters {
@@ -68,9 +75,30 @@ impl Counters {
         self.spoofed.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn enrolled(&self) {
+        self.enrolled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enrolment_refused(&self, refusal: &Refusal) {
+        self.enrolments_refused[refusal.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Every counter by its documented name.
-    pub fn all(&self) -> [(String, u64); 3] {
-        [
+    pub fn all(&self) -> Vec<(String, u64)> {
+        let refused = Refusal::REASONS
+            .iter()
+            .zip(&self.enrolments_refused)
+            .map(|(reason, count)| {
+                (
+                    format!("lattice_central_enrolments_refused_total{{reason=\"{reason}\"}}"),
+                    count.load(Ordering::Relaxed),
+                )
+            });
+        let mut all = vec![
+            (
+                "lattice_central_enrolments_total".to_owned(),
+                self.enrolled.load(Ordering::Relaxed),
+            ),
             (
                 "lattice_central_events_stored_total".to_owned(),
                 self.stored.load(Ordering::Relaxed),
@@ -83,7 +111,9 @@ impl Counters {
                 "lattice_central_spoofed_messages_total".to_owned(),
                 self.spoofed.load(Ordering::Relaxed),
             ),
-        ]
+        ];
+        all.extend(refused);
+        all
     }
 }
 
@@ -105,7 +135,7 @@ pub enum ServerError {
         source: std::io::Error,
     },
     /// The certificate, key or authority is not usable.
-    #[error("the TLS files ({0}) cannot be used together")]
+    #[error("the TLS certificates ({0}) cannot be used together")]
     Tls(String, #[source] tonic::transport::Error),
     /// The address is taken or not ours.
     #[error("cannot listen on {0}")]
@@ -119,7 +149,8 @@ pub enum ServerError {
 pub struct BoundServer {
     listener: TcpListener,
     tls: ServerTlsConfig,
-    tls_files: String,
+    /// Where its certificates come from.
+    tls_source: String,
     address: SocketAddr,
 }
 
@@ -139,23 +170,33 @@ impl BoundServer {
         let certificate = read(&settings.tls_cert, "server certificate")?;
         let key = read(&settings.tls_key, "server key")?;
         let client_ca = read(&settings.client_ca, "authority of client certificates")?;
-        let tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(certificate, key))
-            .client_ca_root(Certificate::from_pem(client_ca))
-            .timeout(Duration::from_secs(10));
-        let tls_files = format!(
+        let tls = tls(certificate, key).client_ca_root(Certificate::from_pem(client_ca));
+        let tls_source = format!(
             "{}, {}, {}",
             settings.tls_cert.display(),
             settings.tls_key.display(),
             settings.client_ca.display()
         );
-        let failed = |error| ServerError::Listen(settings.listen, error);
-        let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
+        Self::at(settings.listen, tls, tls_source).await
+    }
+
+    /// Binds with a certificate that was made for this process, and takes who has one of the same authority.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn bind_as(listen: SocketAddr, server: &Pair, authority: &str) -> Result<Self, ServerError> {
+        let tls = tls(&server.certificate, &server.key).client_ca_root(Certificate::from_pem(authority));
+        Self::at(listen, tls, "of --identity".to_owned()).await
+    }
+
+    async fn at(listen: SocketAddr, tls: ServerTlsConfig, tls_source: String) -> Result<Self, ServerError> {
+        let failed = |error| ServerError::Listen(listen, error);
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
             listener,
             tls,
-            tls_files,
+            tls_source,
             address,
         })
     }
@@ -180,7 +221,7 @@ impl BoundServer {
         let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
         Server::builder()
             .tls_config(self.tls)
-            .map_err(|error| ServerError::Tls(self.tls_files, error))?
+            .map_err(|error| ServerError::Tls(self.tls_source, error))?
             // A dead peer is noticed within half a minute, also where no packet says that it is gone.
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -191,6 +232,63 @@ impl BoundServer {
             .await
             .map_err(ServerError::Serve)
     }
+}
+
+/// The listener where agents enrol: bound, but not answering yet. No certificate is asked for.
+pub struct BoundEnrolment {
+    bound: BoundServer,
+    enroller: Enroller,
+}
+
+impl BoundEnrolment {
+    /// Binds.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn bind(listen: SocketAddr, server: &Pair, enroller: Enroller) -> Result<Self, ServerError> {
+        let tls = tls(&server.certificate, &server.key);
+        let bound = BoundServer::at(listen, tls, "of --identity".to_owned()).await?;
+        Ok(Self { bound, enroller })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.bound.address
+    }
+
+    /// Answers until `shared.stopping` turns true. Whoever connects is unknown, so nothing is left open for long.
+    ///
+    /// # Errors
+    /// When the certificates cannot be used, or the listener fails.
+    pub async fn serve(self, shared: Arc<Shared>) -> Result<(), ServerError> {
+        let Self { bound, enroller } = self;
+        let mut stopping = shared.stopping.clone();
+        let service = EnrolmentServer::new(enrol::EnrolmentService::new(shared, enroller))
+            .max_decoding_message_size(ENROLMENT_BYTES_MAXIMUM);
+        Server::builder()
+            .tls_config(bound.tls)
+            .map_err(|error| ServerError::Tls(bound.tls_source, error))?
+            .timeout(Duration::from_secs(20))
+            .max_concurrent_streams(Some(2))
+            .max_connection_age(Duration::from_secs(30))
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .add_service(service)
+            .serve_with_incoming_shutdown(TcpIncoming::from(bound.listener), async move {
+                stopped(&mut stopping).await;
+            })
+            .await
+            .map_err(ServerError::Serve)
+    }
+}
+
+/// A token, a request and a name.
+const ENROLMENT_BYTES_MAXIMUM: usize = 16 * 1024;
+
+fn tls(certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> ServerTlsConfig {
+    ServerTlsConfig::new()
+        .identity(Identity::from_pem(certificate, key))
+        .timeout(Duration::from_secs(10))
 }
 
 /// Waits until central is stopping.

@@ -1,6 +1,7 @@
 //! Settings: every one a flag, the same keys in a TOML file, flags win.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,6 +11,8 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
+use crate::{enrolment::ServiceAccount, identity::is_node_name};
+
 /// The central service of Lattice: verifies signed images, asks Cedar, derives what may start, and hands it to the agents.
 ///
 /// With --local it reads TrustPolicy, LatticeService, LatticeRollout, ExecPolicy, Secret, CedarPolicy (*.yaml) and Cedar policies
@@ -17,7 +20,8 @@ use serde::Deserialize;
 /// status. Whatever is malformed is named, and the last good state stays in force.
 ///
 /// Agents and latticectl connect by gRPC with client certificates: `<node>.node.lattice` makes an agent's,
-/// `operator.lattice` an operator's. `lattice-central init-tls` makes them for use on one machine.
+/// `operator.lattice` an operator's. `lattice-central init-tls` makes them for use on one machine. In a cluster, with --identity, central
+/// makes them itself: agents get theirs for a token of their service account that is bound to their node.
 #[derive(Debug, Parser)]
 #[command(name = "lattice-central", version, args_conflicts_with_subcommands = true)]
 pub struct CommandLine {
@@ -39,7 +43,23 @@ pub enum Command {
     InitTls(InitTlsArguments),
     /// Print the Cedar schema that policies are validated against.
     Schema,
+    /// Ask the running central whether it is well, as a kubelet's probe does.
+    #[command(after_help = "Exit codes: 0 it is, 1 it is not, 2 it does not answer, 64 usage.")]
+    Health(HealthArguments),
 }
+
+/// Flags of `health`.
+#[derive(Debug, Args)]
+pub struct HealthArguments {
+    /// The state directory of the central that is asked.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
+    /// Ask whether it is ready, instead of whether it is healthy.
+    #[arg(long)]
+    pub ready: bool,
+}
+
+const STATE: &str = "/var/lib/lattice/central";
 
 /// Flags of `init-tls`.
 #[derive(Debug, Args)]
@@ -88,10 +108,31 @@ pub struct ServeArguments {
     /// Authority of the client certificates, PEM [default: /etc/lattice/tls/ca.crt].
     #[arg(long, value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
+    /// Be the authority of a cluster's agents and operators: keep its key in the Secret NAME-authority, show its certificate in the
+    /// ConfigMap NAME-authority and an operator's in the Secret NAME-operator, all in central's namespace. Needs --kubernetes and --agents.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tls_cert", "tls_key", "client_ca"])]
+    pub identity: Option<String>,
+    /// The service account of the agents that may enrol with --identity.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub agents: Option<String>,
+    /// Address where agents enrol with --identity [default: 127.0.0.1:7444].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub enrolment_listen: Option<SocketAddr>,
+    /// A name or address of central, for its certificate with --identity; may be repeated [default: localhost, 127.0.0.1 and ::1].
+    #[arg(long = "server-name", value_name = "NAME")]
+    #[serde(default)]
+    pub server_name: Vec<String>,
+    /// Seconds for which an agent's certificate holds with --identity; agents renew theirs when half of it is over [default: 86400].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=2_592_000))]
+    pub node_certificate_seconds: Option<u64>,
     /// A registry (host or host:port) that speaks HTTP without TLS; may be repeated. It must be named by a TrustPolicy too.
     #[arg(long = "plain-http-registry", value_name = "HOST:PORT")]
     #[serde(default)]
     pub plain_http_registry: Vec<String>,
+    /// Authorities (PEM) that count for this registry's certificate in the place of the system's; may be repeated.
+    #[arg(long = "registry-ca", value_name = "HOST:PORT=FILE")]
+    #[serde(default)]
+    pub registry_ca: Vec<String>,
     /// Seconds after which a verified service is verified again [default: 300].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub verify_seconds: Option<u64>,
@@ -125,6 +166,21 @@ impl fmt::Display for ObjectsFrom {
     }
 }
 
+/// What it takes to be the authority of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentitySettings {
+    /// What the names of its objects begin with.
+    pub name: String,
+    /// Whose tokens count.
+    pub agents: ServiceAccount,
+    /// Where agents enrol.
+    pub listen: SocketAddr,
+    /// Central's own names.
+    pub server_names: Vec<String>,
+    /// How long an agent's certificate holds.
+    pub certificate_lifetime: Duration,
+}
+
 /// Settings after defaults; nothing in them needs a second look.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -140,8 +196,12 @@ pub struct Settings {
     pub tls_key: PathBuf,
     /// Authority of the client certificates.
     pub client_ca: PathBuf,
+    /// Set where central is the authority itself; then the three files above are not.
+    pub identity: Option<IdentitySettings>,
     /// Registries without TLS.
     pub plain_http_registries: Vec<String>,
+    /// Files of authorities, by registry.
+    pub registry_authorities: BTreeMap<String, PathBuf>,
     /// After this a verified service is verified again.
     pub verify_interval: Duration,
     /// Time to finish when asked to stop.
@@ -195,6 +255,18 @@ pub enum SettingsError {
     /// Two sources of objects.
     #[error("--local and --kubernetes (or --kubeconfig) are both set, also counting the configuration file; keep one")]
     TwoSources,
+    /// An authority for the agents of no cluster.
+    #[error("--identity needs --kubernetes and --agents NAMESPACE/NAME, the service account of the agents")]
+    IdentityIncomplete,
+    /// No service account, or no name of an object.
+    #[error("{0}")]
+    IdentityValue(String),
+    /// Not a registry and a file.
+    #[error("--registry-ca {0:?} is not HOST:PORT=FILE")]
+    RegistryAuthority(String),
+    /// Settings of --identity without it.
+    #[error("{0} is for --identity, which is not set")]
+    WithoutIdentity(&'static str),
 }
 
 impl ServeArguments {
@@ -212,19 +284,33 @@ impl ServeArguments {
         if plain_http_registries.is_empty() {
             plain_http_registries = file.plain_http_registry;
         }
+        let mut registry_ca = self.registry_ca;
+        if registry_ca.is_empty() {
+            registry_ca = file.registry_ca;
+        }
         // A flag says whence, whatever the file does.
         let own = objects_from(self.local, self.kubernetes, self.kubeconfig)?;
         let of_file = objects_from(file.local, file.kubernetes, file.kubeconfig)?;
+        let objects = own.or(of_file).ok_or(SettingsError::NoObjects)?;
+        let mut server_names = self.server_name;
+        if server_names.is_empty() {
+            server_names = file.server_name;
+        }
+        let identity = IdentityArguments {
+            name: self.identity.or(file.identity),
+            agents: self.agents.or(file.agents),
+            listen: self.enrolment_listen.or(file.enrolment_listen),
+            server_names,
+            certificate_seconds: self.node_certificate_seconds.or(file.node_certificate_seconds),
+        };
         Ok(Settings {
-            objects: own.or(of_file).ok_or(SettingsError::NoObjects)?,
+            identity: identity.resolve(&objects)?,
+            objects,
             listen: self
                 .listen
                 .or(file.listen)
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7443))),
-            state: self
-                .state
-                .or(file.state)
-                .unwrap_or_else(|| default("/var/lib/lattice/central")),
+            state: self.state.or(file.state).unwrap_or_else(|| default(STATE)),
             tls_cert: self
                 .tls_cert
                 .or(file.tls_cert)
@@ -238,10 +324,66 @@ impl ServeArguments {
                 .or(file.client_ca)
                 .unwrap_or_else(|| default("/etc/lattice/tls/ca.crt")),
             plain_http_registries,
+            registry_authorities: registry_authorities(&registry_ca)?,
             verify_interval: Duration::from_secs(self.verify_seconds.or(file.verify_seconds).unwrap_or(300)),
             drain: Duration::from_secs(self.drain_seconds.or(file.drain_seconds).unwrap_or(5)),
             log: self.log.or(file.log).unwrap_or_else(|| LOG.to_owned()),
         })
+    }
+}
+
+fn registry_authorities(values: &[String]) -> Result<BTreeMap<String, PathBuf>, SettingsError> {
+    let parts = values.iter().map(|value| match value.split_once('=') {
+        Some((host, file)) if !host.is_empty() && !file.is_empty() => Ok((host.to_owned(), PathBuf::from(file))),
+        _ => Err(SettingsError::RegistryAuthority(value.clone())),
+    });
+    parts.collect()
+}
+
+struct IdentityArguments {
+    name: Option<String>,
+    agents: Option<String>,
+    listen: Option<SocketAddr>,
+    server_names: Vec<String>,
+    certificate_seconds: Option<u64>,
+}
+
+impl IdentityArguments {
+    fn resolve(self, objects: &ObjectsFrom) -> Result<Option<IdentitySettings>, SettingsError> {
+        let Some(name) = self.name else {
+            let set = [
+                ("--agents", self.agents.is_some()),
+                ("--enrolment-listen", self.listen.is_some()),
+                ("--server-name", !self.server_names.is_empty()),
+                ("--node-certificate-seconds", self.certificate_seconds.is_some()),
+            ];
+            return match set.into_iter().find(|(_, is_set)| *is_set) {
+                Some((flag, _)) => Err(SettingsError::WithoutIdentity(flag)),
+                None => Ok(None),
+            };
+        };
+        let (ObjectsFrom::Cluster { .. }, Some(agents)) = (objects, self.agents) else {
+            return Err(SettingsError::IdentityIncomplete);
+        };
+        if !is_node_name(&name) {
+            return Err(SettingsError::IdentityValue(format!(
+                "--identity {name:?} is no name of an object"
+            )));
+        }
+        let agents = agents
+            .parse()
+            .map_err(|problem| SettingsError::IdentityValue(format!("--agents: {problem}")))?;
+        let mut server_names = self.server_names;
+        if server_names.is_empty() {
+            server_names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+        }
+        Ok(Some(IdentitySettings {
+            name,
+            agents,
+            listen: self.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7444))),
+            server_names,
+            certificate_lifetime: Duration::from_secs(self.certificate_seconds.unwrap_or(86_400)),
+        }))
     }
 }
 
@@ -281,6 +423,7 @@ fn read_file(path: &Path) -> Result<ServeArguments, SettingsError> {
     let checked = [
         ("verify-seconds", read.verify_seconds, 1, 86_400),
         ("drain-seconds", read.drain_seconds, 0, 600),
+        ("node-certificate-seconds", read.node_certificate_seconds, 60, 2_592_000),
     ];
     for (key, value, least, most) in checked {
         if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
@@ -365,6 +508,46 @@ mod tests {
         assert!(resolve("", &[]).unwrap_err().contains("--local DIR is missing"));
         let both = resolve("local = \"/o\"\nkubernetes = true\n", &[]).unwrap_err();
         assert!(both.contains("both set"), "{both}");
+    }
+
+    #[test]
+    fn a_registry_has_its_own_authorities() {
+        let settings = resolve("local = \"/o\"\nregistry-ca = [\"r:5000=/ca\"]\n", &[]).unwrap();
+        assert_eq!(
+            settings.registry_authorities,
+            BTreeMap::from([("r:5000".to_owned(), "/ca".into())])
+        );
+        for bad in ["r", "=f", "r="] {
+            let error = resolve("local = \"/o\"\n", &["--registry-ca", bad]).unwrap_err();
+            assert!(error.contains("is not HOST:PORT=FILE"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_authority_of_a_cluster_knows_its_agents() {
+        let whole = [
+            "--kubernetes",
+            "--identity",
+            "lattice-central",
+            "--agents",
+            "lattice-system/agent",
+        ];
+        let identity = resolve("", &whole).unwrap().identity.unwrap();
+        assert_eq!(identity.agents, "lattice-system/agent".parse().unwrap());
+        assert_eq!(identity.certificate_lifetime, Duration::from_secs(86_400));
+        assert!(identity.server_names.contains(&"localhost".to_owned()));
+        assert_eq!(resolve("", &["--kubernetes"]).unwrap().identity, None);
+        let error = |file: &str, flags: &[&str]| resolve(file, flags).unwrap_err();
+        assert!(error("", &whole[..3]).contains("needs --kubernetes and --agents"));
+        assert!(error("local = \"/o\"\nidentity = \"a\"\nagents = \"a/b\"\n", &[]).contains("needs --kubernetes"));
+        assert!(error("", &["--kubernetes", "--server-name", "a"]).contains("--server-name is for --identity"));
+        assert!(error("", &["--kubernetes", "--identity", "a", "--agents", "b"]).contains("is not NAMESPACE/NAME"));
+        assert!(error("", &["--kubernetes", "--identity", "A", "--agents", "a/b"]).contains("no name of an object"));
+        let mut both = whole.to_vec();
+        both.extend(["--tls-cert", "/c"]);
+        assert!(error("", &both).contains("cannot be used with"));
+        let file = "kubernetes = true\nidentity = \"a\"\nagents = \"a/b\"\nnode-certificate-seconds = 5\n";
+        assert!(error(file, &[]).contains("node-certificate-seconds = 5 is not between 60"));
     }
 
     #[test]

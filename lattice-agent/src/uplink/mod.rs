@@ -11,6 +11,7 @@
 //! Central may be absent for any time: what was last received stays in force, and is read back after a restart.
 
 pub mod denylist;
+mod enrolment;
 pub mod last_good;
 pub mod policy_set;
 mod session;
@@ -21,7 +22,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lattice_api::v1::Hello;
@@ -30,11 +31,14 @@ pub use standings::StandingSource;
 use tokio::sync::watch;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
+use self::enrolment::Enrolled;
 use crate::{backoff::Backoff, error_chain::ErrorChain, spool::Spool};
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const RENEWAL_WAIT: Duration = Duration::from_secs(5);
+const RENEWAL_LONGEST_WAIT: Duration = Duration::from_secs(300);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const PEM_BYTES: u64 = 1 << 20;
@@ -54,15 +58,32 @@ pub trait PolicySink: Send + Sync {
     fn deny(&self, list: denylist::CentralDenylist) -> Result<(), String>;
 }
 
+/// Where the agent's certificate comes from.
+#[derive(Debug, Clone)]
+pub enum NodeIdentity {
+    /// Two files.
+    Files {
+        /// Certificate chain of the node (PEM).
+        certificate: PathBuf,
+        /// Its private key (PEM).
+        key: PathBuf,
+    },
+    /// Central, for a token that is bound to the node.
+    Enrolment {
+        /// `https://HOST:PORT` of central's enrolment.
+        url: String,
+        /// The token's file.
+        token: PathBuf,
+    },
+}
+
 /// Which central, and who the agent is to it.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `https://HOST:PORT`.
     pub central: String,
-    /// Certificate chain of the node (PEM); its DNS SAN is `<node>.node.lattice`.
-    pub client_certificate: PathBuf,
-    /// Its private key (PEM).
-    pub client_key: PathBuf,
+    /// Where its certificate comes from, whose DNS SAN is `<node>.node.lattice`.
+    pub identity: NodeIdentity,
     /// Certificates of the authority that signed central's (PEM).
     pub certificate_authority: PathBuf,
     /// What the agent says of itself first.
@@ -75,8 +96,13 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
     /// Not a URL for this.
-    #[error("--central {0:?} is not https://HOST:PORT")]
-    Url(String),
+    #[error("{flag} {url:?} is not https://HOST:PORT")]
+    Url {
+        /// The flag that has it.
+        flag: &'static str,
+        /// What it is.
+        url: String,
+    },
     /// A file is missing.
     #[error("{flag} {} could not be read", path.display())]
     Read {
@@ -110,6 +136,15 @@ pub enum UplinkError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// No key or request can be made.
+    #[error("no key can be made")]
+    Key(#[source] rcgen::Error),
+    /// There is no certificate.
+    #[error("central gives this agent no certificate: {}", .0.message())]
+    NotEnrolled(Box<tonic::Status>),
+    /// What came is none.
+    #[error("central answered with no certificate")]
+    NoCertificate,
     /// It ended the stream with a reason.
     #[error("central ended the stream: {}", .0.message())]
     Ended(Box<tonic::Status>),
@@ -126,11 +161,13 @@ pub enum UplinkError {
 
 impl UplinkError {
     /// Whether central was reached and will not have this agent.
-    fn is_refusal(&self) -> bool {
-        let Self::Ended(status) = self else { return false };
+    pub fn is_refusal(&self) -> bool {
+        let (Self::Ended(status) | Self::NotEnrolled(status)) = self else {
+            return false;
+        };
         matches!(
             status.code(),
-            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated
+            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated | tonic::Code::InvalidArgument
         )
     }
 }
@@ -157,7 +194,12 @@ impl Uplink {
     /// # Errors
     /// When the URL is not `https://HOST:PORT`, or one of the files cannot be used.
     pub fn prepare(settings: Settings) -> Result<Self, UplinkError> {
-        endpoint(&settings)?;
+        address("--central", &settings.central)?;
+        match &settings.identity {
+            NodeIdentity::Files { certificate, key } => drop(endpoint(&settings, identity(certificate, key)?)?),
+            // Its files may come later: central has not made its authority yet, or nobody has seen it.
+            NodeIdentity::Enrolment { url, .. } => drop(address("--enrolment", url)?),
+        }
         Ok(Self {
             settings,
             connection: watch::Sender::new(Connection::Away),
@@ -184,12 +226,19 @@ impl Uplink {
         let central = &self.settings.central;
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut said = String::new();
+        let mut enrolled = None;
         loop {
-            // Read anew each time, so that a renewed certificate is taken up.
-            let error = match endpoint(&self.settings) {
-                Ok(endpoint) => match session::run(endpoint, &self, &spool, &sink).await {
-                    Ok(never) => match never {},
-                    Err(error) => error,
+            let error = match self.ready(&mut enrolled).await {
+                Ok(endpoint) => tokio::select! {
+                    ended = session::run(endpoint, &self, &spool, &sink) => match ended {
+                        Ok(never) => match never {},
+                        Err(error) => error,
+                    },
+                    renewed = self.renewed(enrolled.as_ref()) => {
+                        enrolled = Some(renewed);
+                        tracing::info!(central, "central has given this agent its next certificate; connecting anew");
+                        continue;
+                    }
                 },
                 Err(error) => error,
             };
@@ -201,11 +250,18 @@ impl Uplink {
             }
             if was == Connection::Connected || said != error {
                 if is_refused {
+                    let must = match &self.settings.identity {
+                        NodeIdentity::Files { .. } => {
+                            "--client-cert must be of the node that --node names, and of central's authority"
+                        }
+                        NodeIdentity::Enrolment { .. } => {
+                            "the token must be one of the agent's own service account on the node that --node names"
+                        }
+                    };
                     tracing::error!(
                         central,
                         error,
-                        "central refuses this agent: --client-cert must be of the node that --node names, and of central's authority; the last \
-                         policies stay in force, events are kept, trying again"
+                        "central refuses this agent: {must}; the last policies stay in force, events are kept, trying again"
                     );
                 } else {
                     tracing::warn!(
@@ -221,22 +277,94 @@ impl Uplink {
     }
 }
 
-fn endpoint(settings: &Settings) -> Result<Endpoint, UplinkError> {
-    let url = || UplinkError::Url(settings.central.chars().take(256).collect());
-    if !settings.central.starts_with("https://") {
-        return Err(url());
+/// Asks for a certificate and throws it away; says how long it would have held.
+///
+/// # Errors
+/// When a file cannot be read, or central is away or refuses.
+pub async fn try_enrolment(url: &str, token: &Path, authority: &Path, node: &str) -> Result<Duration, UplinkError> {
+    let asked = Instant::now();
+    let enrolled = enrolment::enrol(authority, node, url, token).await?;
+    Ok(enrolled.end().saturating_duration_since(asked))
+}
+
+impl Uplink {
+    /// What to connect by. Files are read anew each time, so that a renewed certificate or authority is taken up.
+    async fn ready(&self, enrolled: &mut Option<Enrolled>) -> Result<Endpoint, UplinkError> {
+        let identity = match &self.settings.identity {
+            NodeIdentity::Files { certificate, key } => identity(certificate, key)?,
+            NodeIdentity::Enrolment { url, token } => {
+                let now = Instant::now();
+                let kept = enrolled.take().filter(|enrolled| enrolled.holds(now));
+                let kept = match kept {
+                    Some(kept) => kept,
+                    None => self.enrol(url, token).await?,
+                };
+                enrolled.insert(kept).identity()
+            }
+        };
+        endpoint(&self.settings, identity)
     }
-    let certificate = pem("--client-cert", &settings.client_certificate, "CERTIFICATE")?;
-    let key = pem("--client-key", &settings.client_key, "PRIVATE KEY")?;
+
+    async fn enrol(&self, url: &str, token: &Path) -> Result<Enrolled, UplinkError> {
+        let Settings {
+            certificate_authority,
+            hello,
+            ..
+        } = &self.settings;
+        enrolment::enrol(certificate_authority, &hello.node, url, token).await
+    }
+
+    /// The certificate after this one; never where there is none to renew.
+    async fn renewed(&self, enrolled: Option<&Enrolled>) -> Enrolled {
+        let (Some(enrolled), NodeIdentity::Enrolment { url, token }) = (enrolled, &self.settings.identity) else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until(enrolled.renew().into()).await;
+        let mut backoff = Backoff::new(RENEWAL_WAIT, RENEWAL_LONGEST_WAIT);
+        loop {
+            match self.enrol(url, token).await {
+                Ok(next) => return next,
+                Err(error) => {
+                    let error = ErrorChain(&error).to_string();
+                    tracing::warn!(
+                        error,
+                        "the next certificate is not to be had yet; going on with this one, trying again"
+                    );
+                }
+            }
+            tokio::time::sleep(backoff.wait()).await;
+        }
+    }
+}
+
+/// Where somebody is expected; nothing of it is looked up.
+fn address(flag: &'static str, url: &str) -> Result<Endpoint, UplinkError> {
+    let wrong = || UplinkError::Url {
+        flag,
+        url: url.chars().take(256).collect(),
+    };
+    if !url.starts_with("https://") {
+        return Err(wrong());
+    }
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
+    match endpoint.uri().host() {
+        Some(_) => Ok(endpoint),
+        None => Err(wrong()),
+    }
+}
+
+fn identity(certificate: &Path, key: &Path) -> Result<Identity, UplinkError> {
+    let certificate = pem("--client-cert", certificate, "CERTIFICATE")?;
+    let key = pem("--client-key", key, "PRIVATE KEY")?;
+    Ok(Identity::from_pem(certificate, key))
+}
+
+fn endpoint(settings: &Settings, identity: Identity) -> Result<Endpoint, UplinkError> {
     let authority = pem("--ca", &settings.certificate_authority, "CERTIFICATE")?;
     let tls = ClientTlsConfig::new()
-        .identity(Identity::from_pem(certificate, key))
+        .identity(identity)
         .ca_certificate(Certificate::from_pem(authority));
-    let endpoint = Endpoint::from_shared(settings.central.clone()).map_err(|_| url())?;
-    if endpoint.uri().host().is_none() {
-        return Err(url());
-    }
-    Ok(endpoint
+    Ok(address("--central", &settings.central)?
         .tls_config(tls)
         .map_err(UplinkError::Tls)?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -288,8 +416,10 @@ mod tests {
         };
         let settings = Settings {
             central: "https://central:7443".into(),
-            client_certificate: file("cert", "-----BEGIN CERTIFICATE-----\n"),
-            client_key: file("key", "nothing"),
+            identity: NodeIdentity::Files {
+                certificate: file("cert", "-----BEGIN CERTIFICATE-----\n"),
+                key: file("key", "nothing"),
+            },
             certificate_authority: folder.path().join("none"),
             hello: Hello::default(),
             state: folder.path().into(),
@@ -308,6 +438,16 @@ mod tests {
                 ..settings.clone()
             })
             .contains("--c")
+        );
+        assert!(
+            error(Settings {
+                identity: NodeIdentity::Enrolment {
+                    url: "central:7444".into(),
+                    token: "none".into(),
+                },
+                ..settings.clone()
+            })
+            .contains("--enrolment \"central:7444\" is not")
         );
         assert!(error(settings.clone()).contains("key holds no PEM block \"PRIVATE KEY\""));
         file("key", "-----BEGIN EC PRIVATE KEY-----\n");

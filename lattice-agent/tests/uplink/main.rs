@@ -15,7 +15,7 @@ use std::{
 
 use lattice_agent::{
     spool::Spool,
-    uplink::{Connection, PolicySink, Settings, Uplink, denylist::CentralDenylist, last_good},
+    uplink::{Connection, NodeIdentity, PolicySink, Settings, Uplink, denylist::CentralDenylist, last_good},
 };
 use lattice_api::v1::{
     Acknowledgement, AgentMessage, Applied, Denial, Denylist, Event, Gap, Hello, HubMessage, NamespaceMode, PolicySet,
@@ -274,8 +274,10 @@ fn event(sequence: u64) -> Event {
 fn uplink(certificates: &Certificates, address: SocketAddr, authority: &str, state: &Path) -> Uplink {
     Uplink::prepare(Settings {
         central: format!("https://localhost:{}", address.port()),
-        client_certificate: certificates.path("node.pem"),
-        client_key: certificates.path("node.key"),
+        identity: NodeIdentity::Files {
+            certificate: certificates.path("node.pem"),
+            key: certificates.path("node.key"),
+        },
         certificate_authority: certificates.path(authority),
         hello: Hello {
             node: "node-a".into(),

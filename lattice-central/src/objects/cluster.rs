@@ -63,6 +63,8 @@ pub enum ClusterError {
 /// A source of objects that has not begun.
 pub struct ClusterSource {
     client: Client,
+    /// Of the pod's service account, or of the kubeconfig.
+    namespace: String,
     last_good: LastGood,
 }
 
@@ -87,6 +89,7 @@ impl ClusterSource {
         };
         tracing::info!(api_server = %config.cluster_url, "objects come from the API server");
         Ok(Self {
+            namespace: config.default_namespace.clone(),
             client: Client::try_from(config).map_err(ClusterError::Client)?,
             last_good: LastGood::open(last_good).map_err(ClusterError::LastGood)?,
         })
@@ -97,10 +100,20 @@ impl ClusterSource {
         Applier::new(self.client.clone())
     }
 
+    /// Speaks to the API server.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The namespace of central itself.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Watches, and returns once every kind was listed. What central says of the objects is written to them from
     /// then on.
     pub async fn watch(self, shared: Arc<Shared>) -> watch::Receiver<ObjectSet> {
-        let Self { client, last_good } = self;
+        let Self { client, last_good, .. } = self;
         let (changes, mut incoming) = mpsc::channel(CHANGES_WAITING_MAXIMUM);
         let mut watches = Watches::begin(client.clone(), changes);
         let mut known = Known::new(last_good);

@@ -1,18 +1,27 @@
 //! The agents' streams: policies go down, events come up, and an acknowledgement goes down after the commit.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use lattice_api::{
     event::event_namespace,
     v1::{self as wire, agent_hub_server::AgentHub},
 };
 use prost::Message;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, stopped};
 use crate::{
+    authority::remaining,
     identity::Identity,
     nodes::{Given, Introduction, Session},
     store::NewEvent,
@@ -48,10 +57,15 @@ impl AgentHub for Hub {
                 return Err(Status::permission_denied(message));
             }
         };
+        let certificate_holds = request
+            .peer_certs()
+            .and_then(|certificates| remaining(certificates.first()?, SystemTime::now()))
+            .ok_or_else(|| Status::unauthenticated("the client certificate's end cannot be read"))?;
         let (outbound, receiver) = mpsc::channel(MESSAGES_WAITING_MAXIMUM);
         let stream = AgentStream {
             shared: self.shared.clone(),
             node,
+            certificate_holds,
             inbound: request.into_inner(),
             outbound,
         };
@@ -64,6 +78,8 @@ struct AgentStream {
     shared: Arc<Shared>,
     /// The name that the certificate gives.
     node: String,
+    /// From the beginning of the stream. TLS looks at it then, and never again.
+    certificate_holds: Duration,
     inbound: Streaming<wire::AgentMessage>,
     outbound: mpsc::Sender<Result<wire::HubMessage, Status>>,
 }
@@ -123,6 +139,7 @@ impl AgentStream {
         let mut denylist = self.shared.denials.list();
         let mut policies = self.shared.board.policies();
         let mut stopping = self.shared.stopping.clone();
+        let mut certificate_ends = pin!(sleep(self.certificate_holds));
         denylist.mark_changed();
         policies.mark_changed();
         loop {
@@ -131,6 +148,9 @@ impl AgentStream {
                 biased;
                 () = stopped(&mut stopping) => {
                     return Err(Status::unavailable("central is stopping; connect again"));
+                }
+                () = &mut certificate_ends => {
+                    return Err(Status::unauthenticated("the client certificate has ended; connect again with a new one"));
                 }
                 _ = &mut session.replaced => {
                     return Err(Status::aborted("a newer stream of this node has taken over"));

@@ -185,3 +185,11 @@ fn visit(path: &str, schema: &Value, value: &Value, untouched: &mut BTreeSet<Str
         _ => {}
     }
 }
+
+/// Helm installs what is in there.
+#[test]
+fn the_chart_has_these_definitions() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let real = |path: &str| deploy.join(path).canonicalize().unwrap();
+    assert_eq!(real("charts/lattice/crds"), real("crds"));
+}

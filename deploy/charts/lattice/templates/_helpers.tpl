@@ -19,6 +19,11 @@ app.kubernetes.io/name: {{ .component }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- end -}}
 
+{{/* How agents reach central. */}}
+{{- define "lattice.centralHost" -}}
+{{- .Values.central.service.clusterIP | default (printf "%s-central.%s.svc" (include "lattice.name" .) .Release.Namespace) -}}
+{{- end -}}
+
 {{/* An image by its digest, where one is given. */}}
 {{- define "lattice.image" -}}
 {{- $image := .root.Values.image -}}

@@ -24,9 +24,11 @@ mod kubeconfig;
 mod node;
 mod place;
 mod programs;
+mod registry;
 mod relay;
 mod running;
 mod status;
+mod tokens;
 mod up;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};

@@ -24,9 +24,9 @@ mod interrupt;
 mod place;
 pub(crate) mod programs;
 mod progress;
-mod registry;
+pub(crate) mod registry;
 mod report;
-mod sign;
+pub(crate) mod sign;
 mod steps;
 mod world;
 

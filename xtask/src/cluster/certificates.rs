@@ -17,6 +17,7 @@ use rcgen::{
 use super::{
     node::{API_SERVICE_ADDRESS, NODE_ADDRESS, NODE_NAME},
     place::Place,
+    registry,
 };
 
 /// Certificates hold from an hour ago, for clocks that differ.
@@ -25,7 +26,7 @@ const VALID_BEFORE: Duration = Duration::from_secs(3_600);
 const LIFETIME: Duration = Duration::from_secs(90 * 86_400);
 
 /// Who gets a certificate: a file's name, the common name, a group, and as a server the names that it answers to.
-const HOLDERS: [(&str, &str, &str, &[&str]); 8] = [
+const HOLDERS: [(&str, &str, &str, &[&str]); 9] = [
     (
         "apiserver",
         "kube-apiserver",
@@ -42,6 +43,7 @@ const HOLDERS: [(&str, &str, &str, &[&str]); 8] = [
         ],
     ),
     ("kubelet-server", NODE_NAME, "", &[NODE_NAME, NODE_ADDRESS, "127.0.0.1"]),
+    (registry::HOLDER, registry::HOLDER, "", &[NODE_ADDRESS]),
     ("apiserver-to-kubelet", "apiserver-to-kubelet", "system:masters", &[]),
     ("admin", "admin", "system:masters", &[]),
     ("controller-manager", "system:kube-controller-manager", "", &[]),

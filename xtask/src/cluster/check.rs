@@ -3,23 +3,32 @@
 //! A cluster of its own is brought up for it and taken down again, and that nothing of it stays is one of the cases. Each refusal
 //! is held against the same pod in a namespace without a policy, where the same command must run.
 
+mod central;
 mod helm;
+mod identity;
 mod kubectl;
 mod material;
+mod registry;
+mod services;
+mod uninstall;
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
-use self::{helm::Helm, kubectl::Kubectl, material::Material};
+use self::{helm::Helm, kubectl::Kubectl, material::Material, registry::Pushed};
 use super::{down, place::Place, say, up};
 use crate::{images, process, workspace};
 
 /// Its name, so that a developer's own cluster stays as it is.
 const NAME: &str = "check";
 /// Where Lattice is installed.
-const RELEASE_NAMESPACE: &str = "lattice-system";
+const NAMESPACE: &str = "lattice-system";
 /// Where a policy holds.
 const GUARDED: &str = "payments";
 /// Where none does.
@@ -37,20 +46,48 @@ struct World {
     kubectl: Kubectl,
     helm: Helm,
     material: Material,
+    pushed: Pushed,
 }
 
 type Case = (&'static str, fn(&World) -> Result<()>);
 
 /// In this order: each stands on what those before it made.
-const CASES: [Case; 8] = [
+const CASES: [Case; 20] = [
     ("a_value_that_the_chart_does_not_know_is_refused", typo_is_refused),
-    ("the_chart_brings_the_agent_up_from_its_image", install),
+    ("the_chart_brings_central_and_the_agent_up_from_their_images", install),
     ("the_agent_has_no_more_than_it_needs", footprint),
+    ("central_is_nobody_and_has_no_capability", central::footprint),
+    ("central_may_do_what_it_does_and_no_more", central::permissions),
+    ("the_agent_comes_to_its_certificate_by_itself", identity::connected),
     ("pods_with_and_without_a_policy_become_ready", workloads),
     ("an_unlisted_program_is_killed_where_a_policy_holds", exec_is_refused),
     ("the_event_names_pod_workload_container_and_image", event_names),
     ("the_first_program_of_a_new_pod_is_judged", first_program),
     ("what_was_enforced_holds_while_the_agent_is_replaced", replaced),
+    (
+        "no_token_but_the_agents_own_gives_its_nodes_certificate",
+        identity::tokens,
+    ),
+    ("a_token_ends_with_its_pod_and_by_its_time", identity::ended_tokens),
+    ("a_certificate_is_renewed_while_the_agent_runs", identity::renewed),
+    (
+        "a_signed_image_becomes_a_running_service_with_its_policy",
+        services::signed,
+    ),
+    ("an_unsigned_image_becomes_nothing", services::unsigned),
+    (
+        "an_unlisted_program_in_its_pod_is_an_event_at_central",
+        services::event_at_central,
+    ),
+    ("what_somebody_changes_is_put_right", services::put_right),
+    (
+        "what_central_said_holds_without_it_and_its_events_arrive_later",
+        services::outlives_central,
+    ),
+    (
+        "uninstalled_it_leaves_nothing_in_the_cluster_and_nothing_on_the_node",
+        uninstall::leaves_nothing,
+    ),
 ];
 
 /// Runs all cases, and says what came of each.
@@ -104,12 +141,14 @@ fn prepare(place: &Place) -> Result<World> {
         "--cluster",
         NAME,
         "lattice-agent",
+        "lattice-central",
     ]))?;
     let material = Material::make()?;
     super::images::import(place, material::IMAGE, &material.image)?;
     Ok(World {
         kubectl: Kubectl::new(place)?,
         helm: Helm::ensure(place)?,
+        pushed: Pushed::make(place, &material.image)?,
         place: Place::named(NAME)?,
         material,
     })
@@ -117,7 +156,7 @@ fn prepare(place: &Place) -> Result<World> {
 
 fn typo_is_refused(world: &World) -> Result<()> {
     let values = serde_json::json!({"agent": {"seccomp": "localhost", "unknwon": "closed"}});
-    let refusal = world.helm.install(RELEASE_NAMESPACE, &values);
+    let refusal = world.helm.install(NAMESPACE, &values);
     let Err(refusal) = refusal else {
         bail!("the chart took a value that it does not know");
     };
@@ -127,13 +166,21 @@ fn typo_is_refused(world: &World) -> Result<()> {
 }
 
 fn install(world: &World) -> Result<()> {
-    world.helm.install(RELEASE_NAMESPACE, &world.values()?)?;
+    world.helm.install(NAMESPACE, &world.values()?)?;
     world.kubectl.run(&[
         "rollout",
         "status",
         "daemonset/lattice-agent",
         "--namespace",
-        RELEASE_NAMESPACE,
+        NAMESPACE,
+        "--timeout=120s",
+    ])?;
+    world.kubectl.run(&[
+        "rollout",
+        "status",
+        "deployment/lattice-central",
+        "--namespace",
+        NAMESPACE,
         "--timeout=120s",
     ])?;
     Ok(())
@@ -201,7 +248,7 @@ fn event_names(world: &World) -> Result<()> {
         "--selector=app=payment-service",
         "--output=jsonpath={.items[0].metadata.name}",
     ])?;
-    let events = world.events(GUARDED)?;
+    let events = world.agent_events(GUARDED)?;
     let event = events
         .iter()
         .find(|event| event["violation"]["container"]["pod"] == pod.as_str())
@@ -221,7 +268,7 @@ fn event_names(world: &World) -> Result<()> {
     }
     ensure!(event["node"] == "node1", "the event's node is {}", event["node"]);
     ensure!(
-        world.events(FREE)?.is_empty(),
+        world.agent_events(FREE)?.is_empty(),
         "there are events of a namespace that has no policy"
     );
     Ok(())
@@ -266,7 +313,7 @@ fn replaced(world: &World) -> Result<()> {
         "delete",
         "pods",
         "--namespace",
-        RELEASE_NAMESPACE,
+        NAMESPACE,
         "--selector=app.kubernetes.io/name=lattice-agent",
         "--wait=false",
     ])?;
@@ -296,12 +343,37 @@ fn down_leaves_nothing(place: &Place) -> Result<()> {
     Ok(())
 }
 
+/// Looks until it is so.
+fn wait_until(what: &str, limit: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+    let started = Instant::now();
+    let mut last = Ok(false);
+    while started.elapsed() < limit {
+        last = look();
+        if matches!(last, Ok(true)) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+    match last {
+        Err(error) => Err(error.context(format!("{what}: not within {} s", limit.as_secs()))),
+        Ok(_) => bail!("{what}: not within {} s", limit.as_secs()),
+    }
+}
+
 impl World {
     /// The chart's values for this cluster.
     fn values(&self) -> Result<Value> {
         let programs = super::programs::Programs::ensure()?;
+        let authority = super::certificates::Pair::of(&self.place, "ca").certificate;
+        let authority = std::fs::read_to_string(authority).context("cannot read the cluster's authority")?;
         Ok(serde_json::json!({
             "image": {"registry": "localhost", "tag": images::version(), "pullPolicy": "Never"},
+            "central": {
+                "service": {"clusterIP": central::ADDRESS},
+                "registryAuthorities": {super::registry::HOST: authority},
+                // The agent renews every 45 s.
+                "nodeCertificateSeconds": 90,
+            },
             "agent": {
                 "policies": {"payments.yaml": self.material.policies},
                 // Process 1 has another /run and /var/lib than this node.
@@ -316,7 +388,7 @@ impl World {
         super::component::run_inside(&self.place, &workspace::host_program("latticectl"), arguments)
     }
 
-    fn events(&self, namespace: &str) -> Result<Vec<Value>> {
+    fn agent_events(&self, namespace: &str) -> Result<Vec<Value>> {
         let lines = self.agent(&["events", "--limit", "0", "--namespace", namespace, "--output", "json"])?;
         lines
             .lines()
@@ -326,19 +398,24 @@ impl World {
 
     /// The agent's process id on this machine.
     fn agent_process(&self) -> Result<u32> {
+        self.process_of(b"lattice-agent", Some(b"run"))
+    }
+
+    /// The one process of a program in the cluster, which has this first argument.
+    fn process_of(&self, name: &[u8], argument: Option<&[u8]>) -> Result<u32> {
         let mut found = Vec::new();
         for process in self.place.control_groups()?.processes() {
             let arguments = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
             let mut words = arguments.split(|byte| *byte == 0);
-            if words.next().is_some_and(|program| program.ends_with(b"lattice-agent"))
-                && words.next() == Some(b"run".as_slice())
+            if words.next().is_some_and(|program| program.ends_with(name))
+                && argument.is_none_or(|argument| words.next() == Some(argument))
             {
                 found.push(process.cast_unsigned());
             }
         }
         match found.as_slice() {
             [one] => Ok(*one),
-            _ => bail!("not one agent runs, but {found:?}"),
+            _ => bail!("not one {} runs, but {found:?}", String::from_utf8_lossy(name)),
         }
     }
 }

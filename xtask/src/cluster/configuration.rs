@@ -14,6 +14,7 @@ use super::{
     node::{NODE_NAME, POD_NETWORK},
     place::Place,
     programs::Programs,
+    registry,
 };
 
 /// As the node sees it.
@@ -40,7 +41,9 @@ impl Configuration {
             kubelet: place.configuration("kubelet.json"),
             proxy: place.configuration("proxy.json"),
         };
-        write(&configuration.containerd, &containerd(programs, &networks))?;
+        let registries = place.configuration("registries");
+        registry::write_hosts(place, &registries)?;
+        write(&configuration.containerd, &containerd(programs, &networks, &registries))?;
         write(&configuration.kubelet, &kubelet(place)?)?;
         write(&configuration.proxy, &proxy(place))?;
         Ok(configuration)
@@ -53,13 +56,15 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// Its folders are the usual ones, which are the node's own. The kernel lets no container of ours have a lower OOM score than
 /// we have where CAP_SYS_RESOURCE is missing.
-fn containerd(programs: &Programs, networks: &Path) -> String {
+fn containerd(programs: &Programs, networks: &Path, registries: &Path) -> String {
     format!(
         r#"version = 3
 [grpc]
 address = {CONTAINERD_SOCKET:?}
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = {pause:?}
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = {registries:?}
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]

@@ -15,8 +15,11 @@ use crate::{
     workspace,
 };
 
+/// The folder, below its own, where it keeps what was pushed.
+pub(crate) const CONTENT: &str = "content";
+
 /// A running registry.
-pub(super) struct Registry {
+pub(crate) struct Registry {
     port: u16,
     _daemon: Daemon,
 }
@@ -29,6 +32,15 @@ impl Registry {
         Self::start_in(&place.folder("registry")?, Some(&place.cgroups), &place.log("registry"))
     }
 
+    /// Beside whatever else runs, with its content below the folder; ended when dropped.
+    ///
+    /// # Errors
+    ///
+    /// Where docker-registry is missing or does not come up.
+    pub(crate) fn start_alone(folder: &Path) -> Result<Self> {
+        Self::start_in(folder, None, &folder.join("log"))
+    }
+
     fn start_in(folder: &Path, cgroups: Option<&Cgroups>, log: &Path) -> Result<Self> {
         let program = workspace::find_program("docker-registry")
             .ok_or_else(|| anyhow!("no docker-registry: run `cargo xtask setup`"))?;
@@ -36,7 +48,7 @@ impl Registry {
         let configuration = folder.join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {:?}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
-            folder.join("content")
+            folder.join(CONTENT)
         );
         fs::write(&configuration, text).with_context(|| format!("cannot write {}", configuration.display()))?;
         let mut command = Command::new(program);
@@ -66,7 +78,7 @@ impl Registry {
     /// # Errors
     ///
     /// Where the registry refuses.
-    pub(super) fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
+    pub(crate) fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
         let base = format!("http://{}/v2/{repository}", self.name());
         for blob in &image.blobs {
             let started = http::post(&format!("{base}/blobs/uploads/"), &[])?;
@@ -94,7 +106,7 @@ impl Registry {
             println!("skipped: {test}: no docker-registry: run `cargo xtask setup`");
             return None;
         }
-        Some(Self::start_in(folder, None, &folder.join("log")).expect("the registry comes up"))
+        Some(Self::start_alone(folder).expect("the registry comes up"))
     }
 }
 

@@ -25,7 +25,7 @@ const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A key pair and who signs with it.
-pub(super) enum Signer {
+pub(crate) enum Signer {
     /// cosign, and the folder in which `NAME.key` and `NAME.pub` are.
     Cosign {
         program: PathBuf,
@@ -42,7 +42,7 @@ impl Signer {
     /// # Errors
     ///
     /// Where cosign fails, or there is no randomness.
-    pub(super) fn generate(folder: &Path, name: &str) -> Result<Self> {
+    pub(crate) fn generate(folder: &Path, name: &str) -> Result<Self> {
         let Some(program) = workspace::find_program("cosign") else {
             return Ok(Self::Own(Box::new(random_key()?)));
         };
@@ -70,7 +70,7 @@ impl Signer {
     /// # Errors
     ///
     /// Where cosign's file cannot be read.
-    pub(super) fn public_key(&self) -> Result<String> {
+    pub(crate) fn public_key(&self) -> Result<String> {
         match self {
             Self::Cosign { folder, name, .. } => {
                 let path = folder.join(format!("{name}.pub"));
@@ -88,7 +88,7 @@ impl Signer {
     /// # Errors
     ///
     /// Where cosign or the registry fails.
-    pub(super) fn sign(&self, registry: &Registry, repository: &str, digest: &str) -> Result<()> {
+    pub(crate) fn sign(&self, registry: &Registry, repository: &str, digest: &str) -> Result<()> {
         let reference = format!("{}/{repository}", registry.name());
         match self {
             Self::Cosign { program, folder, name } => run_cosign(

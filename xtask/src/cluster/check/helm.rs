@@ -37,18 +37,31 @@ impl Helm {
     pub(super) fn install(&self, namespace: &str, values: &Value) -> Result<()> {
         let file = self.folder.join("values.json");
         fs::write(&file, values.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        let mut command = self.command(namespace);
+        command
+            .args(["upgrade", "--install", RELEASE, "--create-namespace"])
+            .arg(workspace::root().join("deploy/charts/lattice"))
+            .arg("--values")
+            .arg(&file);
+        process::capture(&mut command).map(drop)
+    }
+
+    /// # Errors
+    ///
+    /// Where helm refuses; the error has what it said.
+    pub(super) fn uninstall(&self, namespace: &str) -> Result<()> {
+        process::capture(self.command(namespace).args(["uninstall", RELEASE, "--wait"])).map(drop)
+    }
+
+    fn command(&self, namespace: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .args(["upgrade", "--install", RELEASE])
-            .arg(workspace::root().join("deploy/charts/lattice"))
-            .args(["--namespace", namespace, "--create-namespace", "--values"])
-            .arg(&file)
-            .arg("--kubeconfig")
+            .args(["--namespace", namespace, "--kubeconfig"])
             .arg(&self.kubeconfig)
             // What helm keeps of its own goes with the cluster.
             .env("HELM_CACHE_HOME", self.folder.join("helm/cache"))
             .env("HELM_CONFIG_HOME", self.folder.join("helm/config"))
             .env("HELM_DATA_HOME", self.folder.join("helm/data"));
-        process::capture(&mut command).map(drop)
+        command
     }
 }

@@ -56,15 +56,43 @@ impl Kubectl {
         Ok(())
     }
 
+    /// # Errors
+    ///
+    /// Where it fails, or what it prints is no JSON.
+    pub(super) fn json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        let mut all = arguments.to_vec();
+        all.push("--output=json");
+        serde_json::from_str(&self.run(&all)?).context("kubectl printed no JSON")
+    }
+
+    /// What it prints, however it ends.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be run.
+    pub(super) fn answer(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command()?.args(arguments).output().context("cannot run kubectl")?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
     /// Runs a command in the service's pod: its exit status and its output.
     ///
     /// # Errors
     ///
     /// Where kubectl cannot be run.
     pub(super) fn exec(&self, namespace: &str, command: &[&str]) -> Result<(i32, String)> {
+        self.exec_in(namespace, "deployment/payment-service", command)
+    }
+
+    /// The same in another pod.
+    ///
+    /// # Errors
+    ///
+    /// Where kubectl cannot be run.
+    pub(super) fn exec_in(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<(i32, String)> {
         let output = self
             .command()?
-            .args(["exec", "deployment/payment-service", "--namespace", namespace, "--"])
+            .args(["exec", pod, "--namespace", namespace, "--"])
             .args(command)
             .stdin(Stdio::null())
             .output()

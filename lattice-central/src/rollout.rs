@@ -8,6 +8,8 @@
 //!                    driver: once a second
 //! ```
 //!
+//! `simulate` runs the same machine over what is recorded, with a candidate for the lists, and changes nothing.
+//!
 //! A *track* is one workload of the namespace with its policies. Each is taken through the phases by itself, so that a service that
 //! comes new into a namespace that enforces begins in monitoring, and a breaker takes back one workload and not its neighbours.
 //!
@@ -34,7 +36,9 @@ pub mod gate;
 pub mod machine;
 pub mod miss;
 mod observe;
+pub mod replay;
 pub mod report;
 mod sequences;
+pub mod simulate;
 pub mod state;
 pub mod steps;

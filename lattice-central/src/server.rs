@@ -31,6 +31,8 @@ pub use enrol::Enroller;
 
 /// A message from an agent; a batch of events.
 pub const INBOUND_BYTES_MAXIMUM: usize = 4 * 1024 * 1024;
+/// A request of latticectl; a candidate's documents, and what goes with them.
+const REQUEST_BYTES_MAXIMUM: usize = lattice_policy::document::MAX_FILE_BYTES + 64 * 1024;
 /// A message to an agent; the whole policy set. Agents must accept as much.
 pub const OUTBOUND_BYTES_MAXIMUM: usize = 64 * 1024 * 1024;
 
@@ -216,7 +218,7 @@ impl BoundServer {
             .max_decoding_message_size(INBOUND_BYTES_MAXIMUM)
             .max_encoding_message_size(OUTBOUND_BYTES_MAXIMUM);
         let control = ControlServer::new(control::ControlService { shared })
-            .max_decoding_message_size(64 * 1024)
+            .max_decoding_message_size(REQUEST_BYTES_MAXIMUM)
             .max_encoding_message_size(OUTBOUND_BYTES_MAXIMUM);
         let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
         Server::builder()

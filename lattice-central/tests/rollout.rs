@@ -5,7 +5,7 @@ mod common;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use common::{Agent, Central, NODES, PATIENCE, Place};
@@ -313,6 +313,14 @@ async fn only_an_operator_may_ask_or_say_something() {
             .code(),
         denied
     );
+    assert_eq!(
+        control
+            .simulate_rollout(wire::SimulateRolloutRequest::default())
+            .await
+            .unwrap_err()
+            .code(),
+        denied
+    );
     let mut operator = central.control(&place).await;
     for (action, expected) in [("promote", "action: it is none of"), ("dismiss", "misses: 0 are named")] {
         let request = wire::ChangeRolloutRequest {
@@ -322,6 +330,102 @@ async fn only_an_operator_may_ask_or_say_something() {
         let status = operator.change_rollout(request).await.unwrap_err();
         assert!(status.message().contains(expected), "{status:?}");
     }
+}
+
+fn two_hours_ago() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    (now - Duration::from_secs(7_200)).as_nanos().try_into().unwrap()
+}
+
+/// A program that started in the container of a node, and that the list does not name.
+fn violation(node: &str, sequence: u64, path: &str) -> wire::Event {
+    wire::Event {
+        node: node.to_owned(),
+        boot_id: "boot-1".to_owned(),
+        sequence,
+        time_unix_nanos: two_hours_ago(),
+        kind: Some(wire::event::Kind::Violation(wire::Violation {
+            effective_action: "none".to_owned(),
+            path: path.as_bytes().to_vec(),
+            size_bytes: 1,
+            container: Some(wire::Container {
+                container_id: format!("c-{node}"),
+                namespace: "payments".to_owned(),
+                workload: "server".to_owned(),
+                ..wire::Container::default()
+            }),
+            policy: Some(wire::PolicyReference {
+                namespace: "payments".to_owned(),
+                name: "server".to_owned(),
+                ..wire::PolicyReference::default()
+            }),
+            role: "target".to_owned(),
+            origin: "init".to_owned(),
+            reason: "unlisted".to_owned(),
+            drift: "unlisted-in-image".to_owned(),
+            count: 1,
+            ..wire::Violation::default()
+        })),
+    }
+}
+
+#[tokio::test]
+async fn a_candidate_is_held_against_what_is_recorded_and_changes_nothing() {
+    let place = Place::new();
+    let central = Central::start(&place).await;
+    put_policy(&central).await;
+    let mut control = central.control(&place).await;
+    let simulate = |documents: &str| wire::SimulateRolloutRequest {
+        documents: documents.as_bytes().to_vec(),
+        file: "candidate.yaml".to_owned(),
+        since_unix_nanos: 0,
+    };
+    let none = control.simulate_rollout(simulate(POLICY)).await.unwrap_err();
+    assert!(none.message().contains("has no LatticeRollout"), "{none:?}");
+    central.objects.send_replace(objects(PERMIT));
+    look(&central).await;
+    let mut agent = connect(&place, &central, NODES[0]).await;
+    agent.policies().await;
+    agent.send_events(vec![violation(NODES[0], 1, "/bin/date")]).await;
+    assert_eq!(agent.acknowledged().await, [1]);
+    let before = central.shared.rollouts.all().await;
+
+    let refuses = control.simulate_rollout(simulate(ROLLOUT)).await.unwrap().into_inner();
+    assert_eq!(
+        (refuses.outcome.as_str(), refuses.violations, refuses.refused),
+        ("refuses", 1, 1),
+        "{refuses:?}"
+    );
+    assert_eq!(
+        (refuses.policies.as_slice(), refuses.misses[0].path.as_str()),
+        (&["server".to_owned()][..], "/bin/date")
+    );
+    let listed = POLICY.replace("{path: /app/server}", "{path: /app/server}, {path: /bin/date}");
+    let passes = control.simulate_rollout(simulate(&listed)).await.unwrap().into_inner();
+    assert_eq!((passes.outcome.as_str(), passes.allowed), ("passes", 1), "{passes:?}");
+    assert!(passes.transitions.iter().any(|told| told.to == "Canary"), "{passes:?}");
+    let dropped = POLICY.replace("/app/server", "/bin/date");
+    let unknown = control.simulate_rollout(simulate(&dropped)).await.unwrap().into_inner();
+    assert_eq!(
+        (unknown.outcome.as_str(), unknown.dropped[0].path.as_str()),
+        ("unknown", "/app/server")
+    );
+    for (documents, expected) in [
+        ("", "there is no document"),
+        ("kind: Pod", "candidate.yaml:1:"),
+        (
+            &format!(
+                "{POLICY}---\n{}",
+                ROLLOUT.replace("namespace: payments", "namespace: shop")
+            ),
+            "a rollout is of one",
+        ),
+    ] {
+        let refused = control.simulate_rollout(simulate(documents)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+        assert!(refused.message().contains(expected), "{refused:?}");
+    }
+    assert_eq!(central.shared.rollouts.all().await, before);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource};
 use clap_complete::Shell;
+use lattice_api::object::Timespan;
 use lattice_policy::{Denied, FileDigest, ImageDigest, Mode};
 
 const EXAMPLES: &str = "\
@@ -306,6 +307,18 @@ pub(crate) enum RolloutVerb {
         /// Return before the agents have applied it
         #[arg(long)]
         no_wait: bool,
+    },
+    /// What a rollout would have come to, had these policies been the lists: goes through what is recorded, and changes nothing
+    #[command(
+        after_help = "Examples:\n  latticectl rollout simulate candidate.yaml\n  latticectl rollout simulate --since 2w candidate.yaml -o json\n\nExits with 0 where nothing that is recorded would be refused, with 1 where something would, and with 2 where that cannot be said:\nwhat is allowed is not recorded, so an entry that the candidate has no more is an open question."
+    )]
+    Simulate {
+        /// ExecPolicies and at most one LatticeRollout, of one namespace; - for standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// What was recorded within so much time, like 2w or 36h [default: all that is kept]
+        #[arg(long, value_name = "SPAN")]
+        since: Option<Timespan>,
     },
     /// Promotes nothing until it is resumed; what is enforced stays so
     #[command(after_help = "Example:\n  latticectl rollout pause -n payments --reason 'incident 17'")]

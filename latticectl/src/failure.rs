@@ -51,6 +51,16 @@ pub(crate) enum Failure {
         if *count == 1 { " is" } else { "es are" }
     )]
     OpenMisses { count: usize },
+    /// A candidate would refuse what is recorded.
+    #[error(
+        "the candidate would have refused what is recorded: list it, or dismiss it with a reason once it is a miss"
+    )]
+    WouldRefuse,
+    /// What a candidate refuses is not all recorded.
+    #[error(
+        "nothing that is recorded would be refused, but the candidate refuses what the lists in force allow, or has policies of which nothing is known; see above"
+    )]
+    NotRecorded,
     /// The agent's program did not say what the node offers.
     #[error("no agent answers, and {} does not say what this node offers: {}. Name it with --program.", for_terminal(&program.display().to_string()), for_terminal(reason))]
     Program { program: PathBuf, reason: String },
@@ -74,6 +84,7 @@ impl Failure {
         match self {
             Self::Findings { .. }
             | Self::OpenMisses { .. }
+            | Self::WouldRefuse
             | Self::NotApplied { .. }
             | Self::NothingEnforced
             | Self::TierTooLow { .. } => 1,

@@ -9,7 +9,7 @@ use lattice_api::v1::{
     ListDenialsResponse, ListEventsRequest, ListPoliciesRequest, ListPoliciesResponse, ListRolloutHistoryRequest,
     ListRolloutHistoryResponse, ListRolloutMissesRequest, ListRolloutMissesResponse, ListRolloutsRequest,
     ListRolloutsResponse, ListServicesRequest, ListServicesResponse, NodeReport, SetModeRequest, SetModeResponse,
-    control_server::Control,
+    SimulateRolloutRequest, SimulateRolloutResponse, control_server::Control,
 };
 use lattice_policy::Mode;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -190,6 +190,13 @@ impl Control for Service {
         &self,
         _: Request<ChangeRolloutRequest>,
     ) -> Result<Response<ChangeRolloutResponse>, Status> {
+        Err(Status::unimplemented(WHO_ROLLS_OUT))
+    }
+
+    async fn simulate_rollout(
+        &self,
+        _: Request<SimulateRolloutRequest>,
+    ) -> Result<Response<SimulateRolloutResponse>, Status> {
         Err(Status::unimplemented(WHO_ROLLS_OUT))
     }
 

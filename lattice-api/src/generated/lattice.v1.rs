@@ -1047,6 +1047,78 @@ pub struct ChangeRolloutResponse {
     pub agents_connected: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SimulateRolloutRequest {
+    /// The candidate: documents, YAML or JSON, of one namespace: ExecPolicies in place of those in force (none: those in force), and at most one
+    /// LatticeRollout (none: the one that there is).
+    #[prost(bytes = "vec", tag = "1")]
+    pub documents: ::prost::alloc::vec::Vec<u8>,
+    /// What they are called in messages.
+    #[prost(string, tag = "2")]
+    pub file: ::prost::alloc::string::String,
+    /// What was recorded from then on, by the nodes' clocks; 0 for all that is kept.
+    #[prost(uint64, tag = "3")]
+    pub since_unix_nanos: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SimulateRolloutResponse {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// passes: nothing that is recorded would be refused | refuses: something would | unknown: nothing would, but not all that the candidate
+    /// refuses is recorded.
+    #[prost(string, tag = "2")]
+    pub outcome: ::prost::alloc::string::String,
+    /// The time that was gone through.
+    #[prost(uint64, tag = "3")]
+    pub from_unix_nanos: u64,
+    #[prost(uint64, tag = "4")]
+    pub until_unix_nanos: u64,
+    /// Of the candidate.
+    #[prost(string, repeated, tag = "5")]
+    pub policies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Programs that no list allowed when they were recorded, repetitions included, in containers of these policies …
+    #[prost(uint64, tag = "6")]
+    pub violations: u64,
+    /// … that the candidate allows, …
+    #[prost(uint64, tag = "7")]
+    pub allowed: u64,
+    /// … and that it does not.
+    #[prost(uint64, tag = "8")]
+    pub refused: u64,
+    /// Of both: of another image than the candidate's, so that only the path could be compared.
+    #[prost(uint64, tag = "9")]
+    pub by_path: u64,
+    /// In containers of the namespace that no policy of the candidate is for.
+    #[prost(uint64, tag = "10")]
+    pub of_others: u64,
+    /// Gaps in what is recorded.
+    #[prost(uint64, tag = "11")]
+    pub gaps: u64,
+    /// Where each workload is at the end.
+    #[prost(message, repeated, tag = "12")]
+    pub tracks: ::prost::alloc::vec::Vec<RolloutTrack>,
+    /// What would have happened, the oldest first.
+    #[prost(message, repeated, tag = "13")]
+    pub transitions: ::prost::alloc::vec::Vec<RolloutTransition>,
+    /// What the candidate would refuse, and nobody has dismissed.
+    #[prost(message, repeated, tag = "14")]
+    pub misses: ::prost::alloc::vec::Vec<RolloutMiss>,
+    /// What the lists in force allow and the candidate does not: whether anything starts it is not recorded.
+    #[prost(message, repeated, tag = "15")]
+    pub dropped: ::prost::alloc::vec::Vec<DroppedEntry>,
+    /// Policies of the candidate of which no container is known.
+    #[prost(string, repeated, tag = "16")]
+    pub unseen: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DroppedEntry {
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub role: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DenyRequest {
     /// image | file
     #[prost(string, tag = "1")]
@@ -1657,6 +1729,31 @@ pub mod control_client {
                 .insert(GrpcMethod::new("lattice.v1.Control", "ChangeRollout"));
             self.inner.unary(req, path, codec).await
         }
+        /// Central only: what a rollout would have come to, had a candidate been the lists. Changes nothing.
+        pub async fn simulate_rollout(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SimulateRolloutRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SimulateRolloutResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/lattice.v1.Control/SimulateRollout",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("lattice.v1.Control", "SimulateRollout"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1765,6 +1862,14 @@ pub mod control_server {
             request: tonic::Request<super::ChangeRolloutRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ChangeRolloutResponse>,
+            tonic::Status,
+        >;
+        /// Central only: what a rollout would have come to, had a candidate been the lists. Changes nothing.
+        async fn simulate_rollout(
+            &self,
+            request: tonic::Request<super::SimulateRolloutRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SimulateRolloutResponse>,
             tonic::Status,
         >;
     }
@@ -2452,6 +2557,51 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ChangeRolloutSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/lattice.v1.Control/SimulateRollout" => {
+                    #[allow(non_camel_case_types)]
+                    struct SimulateRolloutSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::SimulateRolloutRequest>
+                    for SimulateRolloutSvc<T> {
+                        type Response = super::SimulateRolloutResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SimulateRolloutRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::simulate_rollout(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SimulateRolloutSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -73,7 +73,7 @@ pub enum Review {
 impl Misses {
     /// Takes one that happened; whether it is open, so that quiet begins anew.
     pub fn take(&mut self, violation: &ViolationFacts, now: UnixNanos) -> bool {
-        let id = id(violation);
+        let id = id([&violation.policy, &violation.path, &violation.sha256, &violation.role]);
         if let Some(miss) = self.kept.get_mut(&id) {
             miss.count += violation.count;
             miss.was_refused |= violation.is_refused;
@@ -142,10 +142,17 @@ impl Misses {
     }
 }
 
+impl Miss {
+    /// What it is called by.
+    pub(super) fn id(&self) -> String {
+        id([&self.policy, &self.path, &self.sha256, &self.role])
+    }
+}
+
 /// Identifies a miss: policy, path, content and role.
-fn id(violation: &ViolationFacts) -> String {
+fn id(parts: [&String; 4]) -> String {
     let mut hash = Sha256::new();
-    for part in [&violation.policy, &violation.path, &violation.sha256, &violation.role] {
+    for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
@@ -154,21 +161,47 @@ fn id(violation: &ViolationFacts) -> String {
     digits
 }
 
-/// Whether a policy allows it now. Where its content was not had, its path and size speak for it.
+/// A program as an event tells of it, for asking whether a policy lists it.
+pub(super) struct Program<'a> {
+    pub(super) path: &'a str,
+    /// Empty where it was not had, or does not count.
+    pub(super) sha256: &'a str,
+    /// `None` where it does not count.
+    pub(super) size_bytes: Option<u64>,
+    pub(super) role: &'a str,
+    pub(super) origin: &'a str,
+    pub(super) reason: &'a str,
+}
+
+/// Whether a policy allows it now.
 fn lists(policy: &ExecPolicy, miss: &Miss) -> bool {
+    let program = Program {
+        path: &miss.path,
+        sha256: &miss.sha256,
+        size_bytes: Some(miss.size_bytes),
+        role: &miss.role,
+        origin: &miss.origin,
+        reason: &miss.reason,
+    };
+    allows(policy, &program)
+}
+
+/// Whether a policy allows a program. Where its content was not had, its path and size speak for it.
+pub(super) fn allows(policy: &ExecPolicy, program: &Program<'_>) -> bool {
     policy.entries.iter().any(|entry| {
         let is_at = |path: &str| {
             let real = entry.real_path.as_ref().map(|real| real.as_bytes());
             entry.path.as_bytes() == path.as_bytes() || real == Some(path.as_bytes())
         };
+        let has_size = |size| program.size_bytes.is_none_or(|of_program| size == of_program);
         let is_it = match entry.sha256 {
-            Some(digest) if !miss.sha256.is_empty() => digest.to_string() == miss.sha256,
-            Some(_) => is_at(&miss.path) && entry.size_bytes.is_none_or(|size| size == miss.size_bytes),
-            None => is_at(&miss.path),
+            Some(digest) if !program.sha256.is_empty() => digest.to_string() == program.sha256,
+            Some(_) => is_at(program.path) && entry.size_bytes.is_none_or(has_size),
+            None => is_at(program.path),
         };
-        let role_fits = entry.roles.iter().any(|role| role.word() == miss.role);
+        let role_fits = entry.roles.iter().any(|role| role.word() == program.role);
         // Applets are told apart by a name that an event does not have.
-        let name_fits = miss.reason != "applet";
-        is_it && role_fits && name_fits && (entry.from == Origin::Any || entry.from.word() == miss.origin)
+        let name_fits = program.reason != "applet";
+        is_it && role_fits && name_fits && (entry.from == Origin::Any || entry.from.word() == program.origin)
     })
 }

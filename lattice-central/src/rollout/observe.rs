@@ -97,14 +97,7 @@ impl Observer {
         match event.kind {
             Some(Kind::Violation(violation)) => {
                 self.sequences.take(node, boot_id, event.sequence, event.sequence);
-                let namespace = violation
-                    .container
-                    .as_ref()
-                    .map(|container| container.namespace.clone());
-                let namespace = namespace.filter(|namespace| !namespace.is_empty());
-                if let Some(namespace) = namespace
-                    && !NOT_OF_A_LIST.contains(&violation.reason.as_str())
-                {
+                if let Some(namespace) = namespace_of(&violation) {
                     let facts = violation_facts(&event.node, event.time_unix_nanos, violation);
                     seen.violations.push((cursor, namespace, facts));
                 }
@@ -163,6 +156,13 @@ impl Observer {
     }
 }
 
+/// The namespace in which a list may be wrong; `None` where no list can be.
+pub(super) fn namespace_of(violation: &wire::Violation) -> Option<String> {
+    let namespace = &violation.container.as_ref()?.namespace;
+    let is_of_a_list = !namespace.is_empty() && !NOT_OF_A_LIST.contains(&violation.reason.as_str());
+    is_of_a_list.then(|| namespace.clone())
+}
+
 fn containers(shared: &Shared, namespace: &str) -> Vec<ContainerFacts> {
     let of_namespace = |status: wire::ContainerStatus| {
         let container = status.container.filter(|container| container.namespace == namespace)?;
@@ -177,21 +177,21 @@ fn containers(shared: &Shared, namespace: &str) -> Vec<ContainerFacts> {
     shared.standings.all().into_iter().filter_map(of_namespace).collect()
 }
 
-fn container_id(container: &wire::Container) -> String {
+pub(super) fn container_id(container: &wire::Container) -> String {
     match container.container_id.as_str() {
         "" => format!("cgroup-{}", container.cgroup_id),
         id => id.to_owned(),
     }
 }
 
-fn pod(container: &wire::Container) -> String {
+pub(super) fn pod(container: &wire::Container) -> String {
     match container.pod.as_str() {
         "" => container_id(container),
         pod => pod.to_owned(),
     }
 }
 
-fn violation_facts(node: &str, time: UnixNanos, violation: wire::Violation) -> ViolationFacts {
+pub(super) fn violation_facts(node: &str, time: UnixNanos, violation: wire::Violation) -> ViolationFacts {
     let container = violation.container.unwrap_or_default();
     let policy = violation.policy.unwrap_or_default();
     // Tier 2 has no resolved path for every file; what was passed is the nearest there is.

@@ -320,6 +320,15 @@ impl Control for ControlService {
         Ok(Response::new(answer))
     }
 
+    async fn simulate_rollout(
+        &self,
+        request: Request<wire::SimulateRolloutRequest>,
+    ) -> Result<Response<wire::SimulateRolloutResponse>, Status> {
+        require_operator(&request)?;
+        let answer = rollout::simulate(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
     async fn get_node_report(
         &self,
         request: Request<wire::GetNodeReportRequest>,

@@ -2,7 +2,7 @@
 
 use lattice_api::{
     object::{ApprovalMode, LatticeRollout, Runtime},
-    v1 as wire,
+    read_objects, v1 as wire,
 };
 use tokio::time::timeout;
 use tonic::Status;
@@ -15,6 +15,7 @@ use crate::{
         driver::ChangeError,
         machine,
         miss::{Miss, Review},
+        replay::{Replayed, SimulateError},
         state::{Phase, RolloutState, Track, Transition},
     },
     store::StoredTransition,
@@ -249,6 +250,92 @@ pub(super) async fn change(
         agents_applied: progress.applied,
         agents_connected: progress.connected,
     })
+}
+
+/// Findings that are told at once.
+const FINDINGS_MAXIMUM: usize = 20;
+
+pub(super) async fn simulate(
+    shared: &Shared,
+    request: wire::SimulateRolloutRequest,
+) -> Result<wire::SimulateRolloutResponse, Status> {
+    let objects = read_objects(&request.file, &request.documents).map_err(|findings| {
+        let shown: Vec<String> = findings
+            .iter()
+            .take(FINDINGS_MAXIMUM)
+            .map(ToString::to_string)
+            .collect();
+        Status::invalid_argument(shown.join("\n"))
+    })?;
+    let until = now_unix_nanos();
+    let replayed = shared
+        .rollouts
+        .simulate(shared, objects, request.since_unix_nanos, until)
+        .await
+        .map_err(|error| match error {
+            SimulateError::Store(_) => Status::unavailable(error.to_string()),
+            SimulateError::Documents(_) => Status::invalid_argument(error.to_string()),
+            SimulateError::TooMany(_) => Status::resource_exhausted(error.to_string()),
+        })?;
+    Ok(simulation(replayed))
+}
+
+fn simulation(replayed: Replayed) -> wire::SimulateRolloutResponse {
+    let Replayed {
+        candidate,
+        from,
+        until,
+        simulation,
+    } = replayed;
+    let namespace = &candidate.namespace;
+    let counts = simulation.counts;
+    let transitions = simulation
+        .transitions
+        .into_iter()
+        .map(|(time, told)| wire::RolloutTransition {
+            namespace: namespace.clone(),
+            unix_nanos: time,
+            workload: told.workload,
+            from: told.from,
+            to: told.to,
+            by: told.by,
+            reason: told.reason,
+            evidence: told.evidence,
+        });
+    let mut message = wire::SimulateRolloutResponse {
+        namespace: namespace.clone(),
+        outcome: simulation.outcome.word().to_owned(),
+        from_unix_nanos: from,
+        until_unix_nanos: until,
+        policies: candidate.policies.iter().map(|policy| policy.name.clone()).collect(),
+        violations: counts.violations,
+        allowed: counts.allowed,
+        refused: counts.refused,
+        by_path: counts.by_path,
+        of_others: counts.of_others,
+        gaps: counts.gaps,
+        transitions: transitions.collect(),
+        unseen: simulation.unseen,
+        ..wire::SimulateRolloutResponse::default()
+    };
+    let dropped = simulation.dropped.into_iter().map(|dropped| wire::DroppedEntry {
+        policy: dropped.policy,
+        path: dropped.path,
+        role: dropped.role,
+    });
+    message.dropped = dropped.collect();
+    for (workload, of) in simulation.tracks {
+        message.tracks.push(track(&workload, &of, ""));
+        let open = of
+            .misses
+            .kept
+            .into_iter()
+            .filter(|(_, miss)| miss.review == Review::Open);
+        message
+            .misses
+            .extend(open.map(|(id, kept)| miss(namespace, &workload, id, kept)));
+    }
+    message
 }
 
 fn refused(error: &ChangeError) -> Status {

@@ -1,5 +1,7 @@
 //! `latticectl rollout`.
 
+mod simulate;
+
 use chrono::SecondsFormat;
 use lattice_api::{
     event::time_text,
@@ -145,6 +147,7 @@ pub(crate) async fn run(verb: &RolloutVerb, connection: &mut Connection, output:
         RolloutVerb::Status { namespace } => status(connection, output, namespace.as_deref()).await,
         RolloutVerb::History { namespace, limit } => history(connection, output, namespace.as_deref(), *limit).await,
         RolloutVerb::Misses { namespace, all } => misses(connection, output, namespace.as_deref(), *all).await,
+        RolloutVerb::Simulate { file, since } => simulate::run(connection, output, file, *since).await,
         RolloutVerb::Dismiss { misses, which, reason } => {
             let request = ChangeRolloutRequest {
                 misses: misses.clone(),

@@ -35,6 +35,7 @@ pub(crate) struct Answers {
     pub(crate) misses: Vec<v1::RolloutMiss>,
     pub(crate) transitions: Vec<v1::RolloutTransition>,
     pub(crate) change_rollout: Result<v1::ChangeRolloutResponse, Status>,
+    pub(crate) simulation: Result<v1::SimulateRolloutResponse, Status>,
 }
 
 impl Default for Answers {
@@ -53,6 +54,7 @@ impl Default for Answers {
             misses: Vec::new(),
             transitions: Vec::new(),
             change_rollout: Ok(v1::ChangeRolloutResponse::default()),
+            simulation: Ok(v1::SimulateRolloutResponse::default()),
         }
     }
 }
@@ -182,6 +184,14 @@ impl Control for Answerer {
     ) -> Result<Response<v1::ChangeRolloutResponse>, Status> {
         self.note(&request.into_inner());
         self.answers.change_rollout.clone().map(Response::new)
+    }
+
+    async fn simulate_rollout(
+        &self,
+        request: Request<v1::SimulateRolloutRequest>,
+    ) -> Result<Response<v1::SimulateRolloutResponse>, Status> {
+        self.note(&request.into_inner());
+        self.answers.simulation.clone().map(Response::new)
     }
 
     async fn get_node_report(

@@ -954,3 +954,102 @@ fn what_an_operator_says_to_a_rollout_is_shown_with_what_it_led_to() {
         assert_eq!(ask(Answers::default(), usage).0.code, 64, "{usage:?}");
     }
 }
+
+/// Of a candidate that refuses a program, and has one no more.
+fn simulation() -> v1::SimulateRolloutResponse {
+    let began = 1_763_000_000_000_000_000;
+    let told = |hours: u64, from: &str, to: &str, reason: &str| v1::RolloutTransition {
+        namespace: "payments".to_owned(),
+        unix_nanos: began + hours * 3_600_000_000_000,
+        workload: "server".to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        by: "lattice-central".to_owned(),
+        reason: reason.to_owned(),
+        evidence: "cd".repeat(32),
+    };
+    v1::SimulateRolloutResponse {
+        namespace: "payments".to_owned(),
+        outcome: "refuses".to_owned(),
+        from_unix_nanos: began,
+        until_unix_nanos: began + 200 * 3_600_000_000_000,
+        policies: vec!["server".to_owned(), "worker".to_owned()],
+        violations: 12,
+        allowed: 10,
+        refused: 2,
+        by_path: 3,
+        of_others: 1,
+        gaps: 1,
+        tracks: vec![v1::RolloutTrack {
+            workload: "server".to_owned(),
+            phase: "RolledBack".to_owned(),
+            since_unix_nanos: began + 180 * 3_600_000_000_000,
+            policies: vec!["server".to_owned()],
+            open_misses: 1,
+            breaker_opened: 1,
+            rolled_back_because: "the breaker opened".to_owned(),
+            ..v1::RolloutTrack::default()
+        }],
+        transitions: vec![
+            told(0, "", "Monitoring", "its list is new"),
+            told(168, "AwaitingApproval", "AwaitingApproval", "no change of phase"),
+            told(168, "AwaitingApproval", "Enforced", "all steps are done"),
+            told(180, "Enforced", "RolledBack", "the breaker opened"),
+        ],
+        misses: vec![v1::RolloutMiss {
+            id: "3f0c2a9b7d11".to_owned(),
+            namespace: "payments".to_owned(),
+            workload: "server".to_owned(),
+            policy: "server".to_owned(),
+            path: "/bin/date\u{1b}[2J".to_owned(),
+            role: "target".to_owned(),
+            origin: "init".to_owned(),
+            reason: "unlisted".to_owned(),
+            drift: "unlisted-in-image".to_owned(),
+            count: 2,
+            review: "open".to_owned(),
+            ..v1::RolloutMiss::default()
+        }],
+        dropped: vec![v1::DroppedEntry {
+            policy: "server".to_owned(),
+            path: "/bin/sh".to_owned(),
+            role: "target".to_owned(),
+        }],
+        unseen: vec!["worker".to_owned()],
+    }
+}
+
+#[test]
+fn a_simulation_says_what_a_candidate_would_have_come_to() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "kind: ExecPolicy").unwrap();
+    let path = file.path().to_str().unwrap();
+    let answers = |outcome: &str| Answers {
+        simulation: Ok(v1::SimulateRolloutResponse {
+            outcome: outcome.to_owned(),
+            ..simulation()
+        }),
+        ..Default::default()
+    };
+    let simulate = ["rollout", "simulate", path];
+    let asked = check(answers("refuses"), &simulate, "rollout_simulate.txt", 1);
+    assert!(asked[0].contains("since_unix_nanos: 0"), "{asked:?}");
+    let as_json = ["rollout", "simulate", path, "-o", "json"];
+    check(answers("refuses"), &as_json, "rollout_simulate.json", 1);
+    check(answers("unknown"), &simulate, "rollout_simulate.txt", 2);
+    let since = ["rollout", "simulate", path, "--since", "2w"];
+    let asked = check(answers("passes"), &since, "rollout_simulate.txt", 0);
+    assert!(!asked[0].contains("since_unix_nanos: 0"), "{asked:?}");
+    let wrong = Answers {
+        simulation: Err(tonic::Status::invalid_argument("candidate.yaml:1:1: kind: wrong")),
+        ..Default::default()
+    };
+    let (shown, _) = ask(wrong, &simulate);
+    assert_eq!(shown.code, 1);
+    assert!(
+        shown.stderr.contains("refused: candidate.yaml:1:1: kind: wrong"),
+        "{shown:?}"
+    );
+    let (shown, asked) = ask(Answers::default(), &["rollout", "simulate", path, "--since", "soon"]);
+    assert!(shown.code == 64 && asked.is_empty(), "{shown:?}");
+}

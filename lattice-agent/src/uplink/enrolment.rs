@@ -29,12 +29,14 @@ const TOKEN_BYTES: u64 = 64 << 10;
 pub(super) struct Enrolled {
     certificate: String,
     key: String,
+    /// The certificates that central was believed by.
+    authority: Vec<u8>,
     renew: Instant,
     end: Instant,
 }
 
 impl Enrolled {
-    fn new(response: EnrolResponse, key: String, now: Instant) -> Result<Self, UplinkError> {
+    fn new(response: EnrolResponse, key: String, authority: Vec<u8>, now: Instant) -> Result<Self, UplinkError> {
         if !response.certificate.starts_with("-----BEGIN CERTIFICATE-----") || response.valid_seconds == 0 {
             return Err(UplinkError::NoCertificate);
         }
@@ -42,6 +44,7 @@ impl Enrolled {
         Ok(Self {
             certificate: response.certificate,
             key,
+            authority,
             renew: now + valid / 2,
             end: now + valid,
         })
@@ -61,9 +64,9 @@ impl Enrolled {
         self.end
     }
 
-    /// Whether central would still take it.
-    pub(super) fn holds(&self, now: Instant) -> bool {
-        now < self.end
+    /// Whether central would still take it: a new authority takes nothing of the old one's.
+    pub(super) fn holds(&self, authority: &[u8], now: Instant) -> bool {
+        now < self.end && self.authority == authority
     }
 }
 
@@ -73,7 +76,7 @@ impl Enrolled {
 /// When the token or the authority cannot be read, or central is away or refuses.
 pub(super) async fn enrol(authority: &Path, node: &str, url: &str, token: &Path) -> Result<Enrolled, UplinkError> {
     let authority = pem("--ca", authority, "CERTIFICATE")?;
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority));
     let endpoint = address("--enrolment", url)?
         .tls_config(tls)
         .map_err(UplinkError::Tls)?
@@ -96,7 +99,7 @@ pub(super) async fn enrol(authority: &Path, node: &str, url: &str, token: &Path)
         .enrol(request)
         .await
         .map_err(|status| UplinkError::NotEnrolled(Box::new(status)))?;
-    Enrolled::new(answer.into_inner(), key.serialize_pem(), now)
+    Enrolled::new(answer.into_inner(), key.serialize_pem(), authority, now)
 }
 
 /// Read anew each time, since the kubelet writes a new one long before the old one ends.
@@ -117,16 +120,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_renewed_long_before_it_ends() {
+    fn a_certificate_is_renewed_long_before_it_ends_and_goes_with_its_authority() {
         let now = Instant::now();
         let response = EnrolResponse {
             certificate: "-----BEGIN CERTIFICATE-----\n".to_owned(),
             valid_seconds: 100,
         };
-        let enrolled = Enrolled::new(response.clone(), String::new(), now).unwrap();
+        let enrolled = Enrolled::new(response.clone(), String::new(), b"a".to_vec(), now).unwrap();
         assert_eq!(enrolled.renew(), now + Duration::from_secs(50));
-        assert!(enrolled.holds(now + Duration::from_secs(99)));
-        assert!(!enrolled.holds(now + Duration::from_secs(100)));
+        assert!(enrolled.holds(b"a", now + Duration::from_secs(99)));
+        assert!(!enrolled.holds(b"a", now + Duration::from_secs(100)));
+        assert!(!enrolled.holds(b"b", now));
         for bad in [
             EnrolResponse {
                 valid_seconds: 0,
@@ -137,7 +141,7 @@ mod tests {
                 ..response
             },
         ] {
-            assert!(Enrolled::new(bad, String::new(), now).is_err());
+            assert!(Enrolled::new(bad, String::new(), Vec::new(), now).is_err());
         }
     }
 }

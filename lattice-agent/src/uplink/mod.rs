@@ -294,7 +294,8 @@ impl Uplink {
             NodeIdentity::Files { certificate, key } => identity(certificate, key)?,
             NodeIdentity::Enrolment { url, token } => {
                 let now = Instant::now();
-                let kept = enrolled.take().filter(|enrolled| enrolled.holds(now));
+                let authority = pem("--ca", &self.settings.certificate_authority, "CERTIFICATE")?;
+                let kept = enrolled.take().filter(|enrolled| enrolled.holds(&authority, now));
                 let kept = match kept {
                     Some(kept) => kept,
                     None => self.enrol(url, token).await?,

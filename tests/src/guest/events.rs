@@ -91,8 +91,8 @@ pub fn all(told: &Told) -> Vec<Event> {
 
 /// Events of a workload so far, in order.
 ///
-/// What was noted when it started, and then seen running by a look that came late, is told a second time. Whether a look is late is the
-/// machine's business, so the second time is left out.
+/// What was noted when it started, and then seen running by a look that came late, is told a second time under the same policy. Whether a
+/// look is late is the machine's business, so the second time is left out.
 fn events_of_workload(told: &Told, workload: &str) -> Vec<Event> {
     let mut noted = BTreeSet::new();
     let mut events = all(told);
@@ -107,13 +107,20 @@ fn events_of_workload(told: &Told, workload: &str) -> Vec<Event> {
         {
             return false;
         }
-        let program = (violation.pid, violation.path.clone());
+        if violation.effective_action != "none" {
+            return true;
+        }
+        let generation = event.document["violation"]["policy"]["generation"].to_string();
+        let start = (
+            violation.pid,
+            violation.path.clone(),
+            violation.mode.clone(),
+            generation,
+        );
         if violation.hook == "running" {
-            return !noted.contains(&program);
+            return !noted.contains(&start);
         }
-        if violation.effective_action == "none" {
-            noted.insert(program);
-        }
+        noted.insert(start);
         true
     });
     events

@@ -24,6 +24,8 @@ use super::{
 
 /// Exit code of runc and ctr where the program could not be started.
 const RUNTIME_REFUSED: i32 = 255;
+/// The same of runc's first process, which is past telling runc when it starts a session's program.
+const RUNTIMES_INIT_REFUSED: i32 = 1;
 /// How long a program may take.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an event may take.
@@ -334,7 +336,8 @@ impl<'a> Trial<'a> {
             // Tier 2 has no refusal but the signal.
             (_, Expected::Denied(_)) if !is_tier_1() => (signal == Some(9) || code == Some(137)) && marks == 0,
             (_, Expected::Denied(_)) => {
-                (errno(1) || (forwards && matches!(code, Some(126 | RUNTIME_REFUSED)))) && marks == 0
+                (errno(1) || (forwards && matches!(code, Some(126 | RUNTIME_REFUSED | RUNTIMES_INIT_REFUSED))))
+                    && marks == 0
             }
         };
         ensure!(is_right, "{seen}; the agent's events: {}", self.told());

@@ -240,14 +240,14 @@ fn refused(container: &Container, trial: &mut Trial<'_>) -> Result<()> {
         // A denylist alone, of each operator and action.
         (
             lsm(&workload, &[selector("Equal", "[/usr/bin/probe]", KILL)]),
-            "denylist",
+            "the policy names what may not start",
         ),
         (
             lsm(
                 &workload,
                 &[selector("In", "[/usr/bin/probe]", "[{action: Signal, argSig: 9}]")],
             ),
-            "denylist",
+            "the policy names what may not start",
         ),
         (
             lsm(&workload, &[callers.to_owned()]),

@@ -320,11 +320,13 @@ fn flood(trial: &mut Trial<'_>) -> Result<()> {
         .filter(counting)
         .find(|document| document["violation"]["repeatsOf"].is_u64());
     golden::check("counted", of_one_file.context("no event counts one file's refusals")?)?;
-    // The last: while no agent runs there is one window, in which a container's files are too many. Before, it may have been several.
+    // Of the second burst, whose shell came from outside: while no agent runs there is one window, in which a container's files are too
+    // many. Of the first one it may have been several, the last of which are told together with the second's, in any order.
     let of_many = documents
         .iter()
         .rev()
         .filter(counting)
+        .filter(|document| document["violation"]["origin"] == "exec-session")
         .find(|document| !document["violation"]["repeatsOf"].is_u64());
     golden::check(
         "counted-of-many-files",

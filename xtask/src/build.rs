@@ -22,3 +22,17 @@ pub(crate) fn cargo() -> Command {
     cargo.current_dir(workspace::root());
     cargo
 }
+
+/// `cargo test` of everything that needs nothing but this machine.
+pub(crate) fn tests() -> Command {
+    let mut cargo = cargo();
+    cargo.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "lattice-ebpf",
+        "--exclude",
+        "lattice-tests",
+    ]);
+    cargo
+}

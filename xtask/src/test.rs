@@ -68,16 +68,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
     let mut reports = Vec::new();
     let mut evasions = Evasions::default();
-    for suite in chosen {
-        heading(&suite.name);
-        let report = run_suite(suite, &mut evasions)?;
-        println!(
-            "--- {}: {} ({} s)",
-            report.suite,
-            report.tally,
-            report.duration.as_secs()
-        );
-        reports.push(report);
+    for together in groups(chosen) {
+        for ran in run_together(together)? {
+            for line in &ran.evasions {
+                evasions.read_line(line);
+            }
+            let report = ran.report;
+            println!(
+                "--- {}: {} ({} s)",
+                report.suite,
+                report.tally,
+                report.duration.as_secs()
+            );
+            reports.push(report);
+        }
     }
     heading("evasion corpus");
     if let Some(tally) = evasions.close()? {
@@ -110,10 +114,54 @@ fn heading(text: &str) {
     println!("\n=== {text} ===");
 }
 
+/// Suites that run at the same time, in order.
+fn groups(suites: Vec<Suite>) -> Vec<Vec<Suite>> {
+    let mut groups: Vec<Vec<Suite>> = Vec::new();
+    for suite in suites {
+        match groups.last_mut() {
+            Some(group) if suite.is_beside => group.push(suite),
+            _ => groups.push(vec![suite]),
+        }
+    }
+    groups
+}
+
+/// Runs suites at the same time. Where there are several, each line says of which it is.
+fn run_together(suites: Vec<Suite>) -> Result<Vec<Ran>> {
+    let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
+    heading(&names.join(", "));
+    let is_alone = suites.len() == 1;
+    thread::scope(|scope| {
+        let running: Vec<_> = suites
+            .into_iter()
+            .map(|suite| {
+                let prefix = if is_alone {
+                    String::new()
+                } else {
+                    format!("{}: ", suite.name)
+                };
+                scope.spawn(move || run_suite(suite, &prefix))
+            })
+            .collect();
+        let ended = running
+            .into_iter()
+            .map(|suite| suite.join().expect("a suite's thread panicked"));
+        ended.collect()
+    })
+}
+
+/// What came of a suite.
+struct Ran {
+    report: Report,
+    /// Its lines of the evasion corpus.
+    evasions: Vec<String>,
+}
+
 /// Runs one suite, shows its lines as they come, and counts.
-fn run_suite(mut suite: Suite, evasions: &mut Evasions) -> Result<Report> {
+fn run_suite(mut suite: Suite, prefix: &str) -> Result<Ran> {
     let started = Instant::now();
     let mut tally = Tally::default();
+    let mut evasions = Vec::new();
     let mut child = suite
         .command
         .stdin(Stdio::null())
@@ -146,9 +194,11 @@ fn run_suite(mut suite: Suite, evasions: &mut Evasions) -> Result<Report> {
     let end = loop {
         match lines.recv_timeout(suite.limit.saturating_sub(started.elapsed())) {
             Ok(line) => {
-                println!("{line}");
+                println!("{prefix}{line}");
                 tally.read_line(&line);
-                evasions.read_line(&line);
+                if Evasions::is_line(&line) {
+                    evasions.push(line);
+                }
             }
             Err(RecvTimeoutError::Disconnected) => break end_of(&mut child, &suite.command)?,
             Err(RecvTimeoutError::Timeout) => {
@@ -160,11 +210,12 @@ fn run_suite(mut suite: Suite, evasions: &mut Evasions) -> Result<Report> {
         }
     };
     tally.close(end.as_deref());
-    Ok(Report {
+    let report = Report {
         suite: suite.name,
         tally,
         duration: started.elapsed(),
-    })
+    };
+    Ok(Ran { report, evasions })
 }
 
 /// None where the suite ended well.

@@ -42,10 +42,18 @@ pub(super) struct Evasions {
     bad_lines: Vec<String>,
 }
 
+/// How a line of the corpus begins.
+const PREFIX: &str = "evasion: ";
+
 impl Evasions {
+    /// Whether a line of a suite's output is one of the corpus.
+    pub(super) fn is_line(line: &str) -> bool {
+        line.trim().starts_with(PREFIX)
+    }
+
     /// Takes one line of a suite's output.
     pub(super) fn read_line(&mut self, line: &str) {
-        let Some(rest) = line.trim().strip_prefix("evasion: ") else {
+        let Some(rest) = line.trim().strip_prefix(PREFIX) else {
             return;
         };
         match parse(rest) {

@@ -13,6 +13,8 @@ pub(super) struct Suite {
     pub(super) limit: Duration,
     /// Whether it runs only where it is named: what takes too long to be part of every run.
     pub(super) is_on_demand: bool,
+    /// Whether it runs at the same time as the one before it: an emulator leaves a processor idle half of the time.
+    pub(super) is_beside: bool,
 }
 
 /// Every suite. What a suite runs was built before; `xtask` suites are verbs of this program.
@@ -24,10 +26,13 @@ pub(super) fn all() -> Vec<Suite> {
             xtask(&["vm-check", "--kernel", series]),
         ));
     }
-    for series in kernels::SERIES {
+    for (index, series) in kernels::SERIES.into_iter().enumerate() {
         let mut command = Command::new(workspace::host_program("lattice-vm-test"));
         command.args(["--kernel", series]);
-        suites.push(suite(&format!("tier 1 on {series}"), command));
+        suites.push(Suite {
+            is_beside: index > 0,
+            ..suite(&format!("tier 1 on {series}"), command)
+        });
     }
     for series in kernels::SERIES {
         suites.push(suite(&format!("first execs on {series}"), first_execs(series)));
@@ -57,22 +62,15 @@ fn suite(name: &str, command: Command) -> Suite {
         command,
         limit: SUITE_LIMIT,
         is_on_demand: false,
+        is_beside: false,
     }
 }
 
 /// All tests that need nothing but this machine. What a test prints is shown even where it passes, so that the reason
 /// of a skip is seen.
 fn host_tests() -> Command {
-    let mut cargo = build::cargo();
-    cargo.args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "lattice-ebpf",
-        "--exclude",
-        "lattice-tests",
-        "--no-fail-fast",
-    ]);
+    let mut cargo = build::tests();
+    cargo.arg("--no-fail-fast");
     cargo.args(["--", "--show-output"]);
     cargo
 }

@@ -42,7 +42,7 @@ pub enum Listed {
     },
 }
 
-/// Those that need nothing but containers of the image: they hold in both tiers.
+/// Those that need nothing but containers of the image: they hold in both tiers, but for what says why not.
 pub fn native() -> Vec<Listed> {
     [
         container::CASES,
@@ -56,17 +56,27 @@ pub fn native() -> Vec<Listed> {
     ]
     .into_iter()
     .flatten()
-    .map(|case| {
-        if is_tier_1() || case.name != container::HASHED_ONCE {
-            Listed::Case(*case)
-        } else {
-            Listed::Skipped {
-                name: case.name,
-                reason: || Some("in tier 2 the kernel hashes nothing".to_owned()),
-            }
-        }
+    .map(|case| match not_in_tier_2(case.name) {
+        Some(reason) if !is_tier_1() => Listed::Skipped {
+            name: case.name,
+            reason,
+        },
+        _ => Listed::Case(*case),
     })
     .collect()
+}
+
+fn not_in_tier_2(name: &str) -> Option<fn() -> Option<String>> {
+    if name == container::HASHED_ONCE {
+        return Some(|| Some("in tier 2 the kernel hashes nothing".to_owned()));
+    }
+    tetragon::CASES.iter().any(|case| case.name == name).then_some(|| {
+        Some(
+            "in tier 2 a path entry does not hold for an ELF interpreter of the image, and these policies have no other entries; \
+             docs/kernel-support.md says why"
+                .to_owned(),
+        )
+    })
 }
 
 /// All of them.

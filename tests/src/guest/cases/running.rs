@@ -110,8 +110,14 @@ const SERVER: &str = "server";
 const MEMORY: &str = "memfd:copy (deleted)";
 const GONE: &str = "gone (deleted)";
 
+/// How long after a container's start the agent has looked at what runs in it. What that look tells is not told again.
+const LOOKED_AFTER: Duration = Duration::from_secs(3);
+
 /// Starts the four, each in the background of a shell of the application's.
 fn start_all(container: &Container, trial: &mut Trial<'_>) -> Result<()> {
+    if !trial.is_control() {
+        sleep(LOOKED_AFTER);
+    }
     for line in [LISTED, OF_THE_IMAGE, &in_memory(), DELETED] {
         let output = container.by_application(trial, line)?;
         ensure!(output.code == 0, "{line}: {output:?}");

@@ -156,7 +156,7 @@ pub fn log_after(offset: usize) -> Result<String> {
 pub fn wait_for_log(offset: usize, text: &str) -> Result<()> {
     let started = Instant::now();
     while !log_after(offset)?.contains(text) {
-        if started.elapsed() > Duration::from_secs(10) {
+        if started.elapsed() > Duration::from_secs(60) {
             bail!("the agent's log does not say {text:?}: {}", tail(&log_after(offset)?));
         }
         sleep(Duration::from_millis(20));

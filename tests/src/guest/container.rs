@@ -25,7 +25,7 @@ pub const SERVER: &str = "/app/server";
 /// `ctr` has no option for the environment of a session: all of a container leave their mark here.
 const SESSIONS_MARK: &str = "session";
 /// How long a step of the runtime or an answer may take.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Where Debian's image has the dynamic loader as a file.
 const LOADERS: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",

@@ -27,9 +27,9 @@ const RUNTIME_REFUSED: i32 = 255;
 /// The same of runc's first process, which is past telling runc when it starts a session's program.
 const RUNTIMES_INIT_REFUSED: i32 = 1;
 /// How long a program may take.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
 /// How long an event may take.
-const EVENT_LIMIT: Duration = Duration::from_secs(5);
+const EVENT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A case: what it needs, and what must happen.
 #[derive(Clone, Copy)]

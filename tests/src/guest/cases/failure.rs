@@ -315,7 +315,7 @@ fn check_no_policy(trial: &Trial<'_>, cause: &str, expected: usize, golden: &str
     let notices = loop {
         let mut notices = events::notices_of_workload(&trial.node.told, &trial.place.workload());
         notices.retain(|document| document["notice"]["notice"] == "no-policy");
-        if notices.len() >= expected || started.elapsed() > Duration::from_secs(5) {
+        if notices.len() >= expected || started.elapsed() > Duration::from_secs(30) {
             break notices;
         }
         sleep(Duration::from_millis(10));
@@ -525,7 +525,7 @@ fn check_nameless(trial: &Trial<'_>, after: u64, cause: Cause, action: &str) -> 
         if let Some(event) = next {
             break event;
         }
-        ensure!(started.elapsed() < Duration::from_secs(5), "no event of {cause:?}");
+        ensure!(started.elapsed() < Duration::from_secs(30), "no event of {cause:?}");
         sleep(Duration::from_millis(10));
     };
     let violation = event.violation.as_ref().context("no violation")?;

@@ -24,7 +24,7 @@ use crate::guest::{
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
 /// Short, since a pattern is.
 const OF_THE_HOST: &str = "/tmp/host-helper";
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Puts the host's own pattern back.
 struct Restored(String);

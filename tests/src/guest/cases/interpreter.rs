@@ -100,7 +100,7 @@ fn changed_under_the_running_program(trial: &mut Trial<'_>) -> Result<()> {
     let started = Instant::now();
     while child.try_wait()?.is_none()
         && fs::read_to_string(&name).unwrap_or_default() != "program\n"
-        && started.elapsed() < Duration::from_secs(5)
+        && started.elapsed() < Duration::from_secs(30)
     {
         sleep(Duration::from_millis(2));
     }
@@ -116,7 +116,7 @@ fn changed_under_the_running_program(trial: &mut Trial<'_>) -> Result<()> {
             // The program has its name before the exec is done.
             Err(error)
                 if error.raw_os_error() == Some(Errno::ETXTBSY as i32)
-                    && started.elapsed() < Duration::from_secs(5) =>
+                    && started.elapsed() < Duration::from_secs(30) =>
             {
                 sleep(Duration::from_millis(2));
             }

@@ -99,7 +99,7 @@ fn wait_until(trial: &Trial<'_>, expected: &[&str]) -> Result<()> {
             return Ok(());
         }
         ensure!(
-            started.elapsed() < Duration::from_secs(10),
+            started.elapsed() < Duration::from_secs(60),
             "{found:?} run in the container, expected {expected:?}"
         );
         sleep(Duration::from_millis(20));

@@ -37,7 +37,7 @@ impl Writer {
         let writer = Self(child);
         let started = Instant::now();
         while !ready.exists() {
-            ensure!(started.elapsed() < Duration::from_secs(5), "the writer is not ready");
+            ensure!(started.elapsed() < Duration::from_secs(30), "the writer is not ready");
             sleep(Duration::from_millis(1));
         }
         Ok(writer)

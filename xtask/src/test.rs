@@ -15,7 +15,7 @@ mod report;
 mod suites;
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitCode, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -118,9 +118,14 @@ fn heading(text: &str) {
 fn groups(suites: Vec<Suite>) -> Vec<Vec<Suite>> {
     let mut groups: Vec<Vec<Suite>> = Vec::new();
     for suite in suites {
-        match groups.last_mut() {
-            Some(group) if suite.is_beside => group.push(suite),
-            _ => groups.push(vec![suite]),
+        let is_beside = |group: &&mut Vec<Suite>| {
+            group
+                .last()
+                .is_some_and(|last| suite.beside.as_ref() == Some(&last.name))
+        };
+        match groups.last_mut().filter(is_beside) {
+            Some(group) => group.push(suite),
+            None => groups.push(vec![suite]),
         }
     }
     groups
@@ -166,6 +171,7 @@ fn run_suite(mut suite: Suite, prefix: &str) -> Result<Ran> {
         .command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| {
             format!(
@@ -174,31 +180,22 @@ fn run_suite(mut suite: Suite, prefix: &str) -> Result<Ran> {
                 process::display(&suite.command)
             )
         })?;
-    let stdout = child
-        .stdout
-        .take()
-        .context("the suite was started without a pipe for its output")?;
+    let no_pipe = "the suite was started without a pipe for its output";
     let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        let mut reader = BufReader::new(stdout);
-        let mut line = Vec::new();
-        // Ends with the pipe, or when nobody listens any more.
-        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            line.clear();
-            if sender.send(text).is_err() {
-                break;
-            }
-        }
-    });
+    send_lines(child.stdout.take().context(no_pipe)?, sender.clone(), Line::Output);
+    send_lines(child.stderr.take().context(no_pipe)?, sender, Line::Error);
     let end = loop {
         match lines.recv_timeout(suite.limit.saturating_sub(started.elapsed())) {
-            Ok(line) => {
+            Ok(Line::Output(line)) => {
                 println!("{prefix}{line}");
                 tally.read_line(&line);
                 if Evasions::is_line(&line) {
                     evasions.push(line);
                 }
+            }
+            Ok(Line::Error(line)) => {
+                eprintln!("{prefix}{line}");
+                tally.read_error_line(&line);
             }
             Err(RecvTimeoutError::Disconnected) => break end_of(&mut child, &suite.command)?,
             Err(RecvTimeoutError::Timeout) => {
@@ -216,6 +213,29 @@ fn run_suite(mut suite: Suite, prefix: &str) -> Result<Ran> {
         duration: started.elapsed(),
     };
     Ok(Ran { report, evasions })
+}
+
+/// A line that a suite printed.
+enum Line {
+    /// On stdout, where what counts is.
+    Output(String),
+    /// On stderr.
+    Error(String),
+}
+
+/// Sends each line of a suite's pipe, until it ends or nobody listens any more.
+fn send_lines(pipe: impl Read + Send + 'static, sender: mpsc::Sender<Line>, of: fn(String) -> Line) {
+    thread::spawn(move || {
+        let mut reader = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if sender.send(of(text)).is_err() {
+                break;
+            }
+        }
+    });
 }
 
 /// None where the suite ended well.

@@ -6,8 +6,18 @@
 //! * `skipped: NAME: reason`: one test that was not run, and why;
 //! * `FAILED: NAME: reason`: one test that failed, for the closing list;
 //! * `test result: …` and `test NAME ... ignored, REASON`: of cargo's test programs.
+//!
+//! What failed is repeated in the closing list with what it said: the end of a log is what people see first, and where a log is cut, all that
+//! they see.
 
-use std::{fmt, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
+
+/// Of a panic: where, and what it says. The rest is in the log.
+const PANIC_LINES: usize = 6;
+/// Of a suite that ends badly without naming a failure.
+const LAST_LINES: usize = 10;
+/// A longer line is cut in the closing list.
+const LINE_CHARACTERS: usize = 300;
 
 /// Counts of one suite.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,8 +27,12 @@ pub(super) struct Tally {
     pub(super) skipped: u64,
     /// `NAME: reason`, as printed.
     pub(super) skips: Vec<String>,
-    /// `NAME: reason`, or what else is known.
+    /// `NAME: reason`, or what else is known; more lines may follow.
     pub(super) failures: Vec<String>,
+    /// The last lines that it printed.
+    last_lines: VecDeque<String>,
+    /// The test whose output cargo's harness is showing, and how many lines more of its panic belong to the list.
+    shown: Option<(String, usize)>,
     /// Whether any line had a sum.
     has_sum: bool,
     /// Tests that ran under cargo's harness, which calls a test passed that only said why it was skipped.
@@ -47,6 +61,8 @@ impl Tally {
 
     /// Takes one line of the suite's output.
     pub(super) fn read_line(&mut self, line: &str) {
+        self.remember(line);
+        self.read_shown(line);
         let line = line.trim();
         if let Some(reason) = line.strip_prefix("skipped: ") {
             self.skips.push(reason.to_owned());
@@ -72,6 +88,50 @@ impl Tally {
         }
     }
 
+    /// Takes one line that the suite printed on stderr, where nothing counts.
+    pub(super) fn read_error_line(&mut self, line: &str) {
+        self.remember(line);
+    }
+
+    fn remember(&mut self, line: &str) {
+        if line.is_empty() {
+            return;
+        }
+        if self.last_lines.len() == LAST_LINES {
+            self.last_lines.pop_front();
+        }
+        self.last_lines.push_back(cut(line));
+    }
+
+    /// Takes what a failed test said from the output that cargo's harness shows after the tests.
+    fn read_shown(&mut self, line: &str) {
+        if let Some(name) = line
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.strip_suffix(" stdout ----"))
+        {
+            self.shown = Some((name.to_owned(), 0));
+            return;
+        }
+        if line == "failures:" {
+            self.shown = None;
+        }
+        let Some((name, left)) = &mut self.shown else {
+            return;
+        };
+        if line.starts_with("thread '") && line.contains(" panicked at ") {
+            *left = PANIC_LINES;
+        }
+        if *left == 0 || line.is_empty() {
+            return;
+        }
+        *left -= 1;
+        let is_of = |failure: &&mut String| failure.lines().next() == Some(name.as_str());
+        if let Some(failure) = self.failures.iter_mut().find(is_of) {
+            failure.push('\n');
+            failure.push_str(&cut(line));
+        }
+    }
+
     /// Ends the count. `end` says how the program ended where it did not end well.
     pub(super) fn close(&mut self, end: Option<&str>) {
         if self.is_harness {
@@ -86,7 +146,15 @@ impl Tally {
         };
         if let Some(trouble) = trouble {
             self.failed += 1;
-            self.failures.push(format!("the suite itself: {trouble}"));
+            let mut failure = format!("the suite itself: {trouble}");
+            if !self.last_lines.is_empty() {
+                failure.push_str("; the last that it printed:");
+            }
+            for line in &self.last_lines {
+                failure.push('\n');
+                failure.push_str(line);
+            }
+            self.failures.push(failure);
         }
     }
 
@@ -105,6 +173,13 @@ impl fmt::Display for Tally {
             "{} passed, {} failed, {} skipped",
             self.passed, self.failed, self.skipped
         )
+    }
+}
+
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(LINE_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
     }
 }
 
@@ -188,7 +263,7 @@ fn render_list(title: &str, reports: &[Report], list: impl Fn(&Tally) -> &Vec<St
         .flat_map(|report| {
             list(&report.tally)
                 .iter()
-                .map(|entry| format!("  [{}] {entry}\n", report.suite))
+                .map(|entry| format!("  [{}] {}\n", report.suite, entry.replace('\n', "\n      ")))
         })
         .collect();
     if lines.is_empty() {
@@ -302,6 +377,55 @@ mod tests {
             [1, 1, 0],
         );
         assert!(tally.failures[0].contains("did not end within 9 s"));
+    }
+
+    #[test]
+    fn a_bad_end_shows_the_last_lines_of_both_streams() {
+        let mut tally = Tally::default();
+        for number in 0..LAST_LINES {
+            tally.read_line(&format!("line {number}"));
+        }
+        tally.read_error_line(&format!("Error: {}", "x".repeat(LINE_CHARACTERS)));
+        tally.close(Some("ended with exit status: 1"));
+        let lines: Vec<&str> = tally.failures[0].lines().collect();
+        assert_eq!(lines.len(), LAST_LINES + 1);
+        assert_eq!(lines[1], "line 1");
+        assert!(lines[LAST_LINES].starts_with("Error: x"), "{lines:?}");
+        assert!(lines[LAST_LINES].ends_with('…'), "{lines:?}");
+    }
+
+    #[test]
+    fn what_a_failed_test_panicked_with_is_in_the_list() {
+        let result = "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0s";
+        let tally = check(
+            &[
+                "running 2 tests",
+                "test a ... ok",
+                "test b ... FAILED",
+                "successes:",
+                "---- a stdout ----",
+                "thread 'a' (7) panicked at src/a.rs:1:2:",
+                "as it should",
+                "failures:",
+                "---- b stdout ----",
+                "much",
+                "thread 'b' (8) panicked at src/b.rs:3:4:",
+                "left is not right",
+                "",
+                "failures:",
+                "    b",
+                result,
+            ],
+            Some("ended with exit status: 101"),
+            [1, 1, 0],
+        );
+        assert_eq!(tally.failures.len(), 1);
+        assert!(
+            tally.failures[0].starts_with("b\nthread 'b' (8) panicked at src/b.rs:3:4:\nleft is not right"),
+            "{:?}",
+            tally.failures
+        );
+        assert!(!tally.failures[0].contains("as it should"));
     }
 
     #[test]

@@ -13,8 +13,8 @@ pub(super) struct Suite {
     pub(super) limit: Duration,
     /// Whether it runs only where it is named: what takes too long to be part of every run.
     pub(super) is_on_demand: bool,
-    /// Whether it runs at the same time as the one before it: an emulator leaves a processor idle half of the time.
-    pub(super) is_beside: bool,
+    /// The suite at whose time it runs, where both run: an emulator leaves a processor idle half of the time.
+    pub(super) beside: Option<String>,
 }
 
 /// Every suite. What a suite runs was built before; `xtask` suites are verbs of this program.
@@ -26,12 +26,14 @@ pub(super) fn all() -> Vec<Suite> {
             xtask(&["vm-check", "--kernel", series]),
         ));
     }
-    for (index, series) in kernels::SERIES.into_iter().enumerate() {
+    let mut beside = None;
+    for series in kernels::SERIES {
         let mut command = Command::new(workspace::host_program("lattice-vm-test"));
         command.args(["--kernel", series]);
+        let name = format!("tier 1 on {series}");
         suites.push(Suite {
-            is_beside: index > 0,
-            ..suite(&format!("tier 1 on {series}"), command)
+            beside: beside.replace(name.clone()),
+            ..suite(&name, command)
         });
     }
     for series in kernels::SERIES {
@@ -62,7 +64,7 @@ fn suite(name: &str, command: Command) -> Suite {
         command,
         limit: SUITE_LIMIT,
         is_on_demand: false,
-        is_beside: false,
+        beside: None,
     }
 }
 

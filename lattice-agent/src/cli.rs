@@ -62,7 +62,7 @@ pub(crate) enum Command {
         agent: u32,
     },
     /// Remove every pinned program and map: from then on nothing is enforced
-    Uninstall(Pins),
+    Uninstall(Uninstall),
 }
 
 #[derive(Args)]
@@ -70,6 +70,19 @@ pub(crate) struct Pins {
     /// Where a BPF file system is mounted, or is to be
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub(crate) bpf_file_system: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    pub(crate) pins: Pins,
+    /// Remove besides, where nothing is enforced any more, what the agent keeps in this folder: its --state (with events that central has
+    /// not acknowledged), the folder of its --socket, or of its seccomp profile. Folders in it other than the spool stay; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub(crate) empty: Vec<PathBuf>,
+    /// Stay afterwards until told to end, as the program of a pod that does this on every node
+    #[arg(long)]
+    pub(crate) stay: bool,
 }
 
 #[derive(Args)]

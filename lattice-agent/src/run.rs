@@ -39,7 +39,7 @@ use lattice_agent::{
     policy_sources::{PolicySources, Unknown},
     running::{Kills, Running},
     runtime_programs,
-    spool::Spool,
+    spool::{self, Spool},
     state::Shared,
     uplink::{self, NodeIdentity, Uplink},
 };
@@ -106,7 +106,10 @@ async fn serve(settings: &Settings, host: HostProcess, tree: CgroupTree, by_hand
     fs::create_dir_all(&settings.state).with_context(|| format!("--state {}", settings.state.display()))?;
     let socket = ControlSocket::bind(&settings.socket)?;
     let admin = Admin::bind(&settings.admin()).await?;
-    let spool = Arc::new(Spool::open(&settings.state.join("spool"), settings.spool_size << 20)?);
+    let spool = Arc::new(Spool::open(
+        &settings.state.join(spool::FOLDER),
+        settings.spool_size << 20,
+    )?);
     let modes = Arc::new(LocalModes::load(&settings.state, settings.central.clone()));
 
     let pins = PinDirectory::new(&settings.pins.bpf_file_system);

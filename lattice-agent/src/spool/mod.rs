@@ -41,6 +41,8 @@ use crate::{
     events::{EventSink, clock::boot_id},
 };
 
+/// Its folder in the agent's state.
+pub const FOLDER: &str = "spool";
 /// Size of the spool where nothing else is said.
 pub const DEFAULT_LIMIT_BYTES: u64 = 64 << 20;
 /// How long an event may wait until it is on the disk itself.

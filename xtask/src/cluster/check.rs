@@ -52,7 +52,7 @@ struct World {
 type Case = (&'static str, fn(&World) -> Result<()>);
 
 /// In this order: each stands on what those before it made.
-const CASES: [Case; 20] = [
+const CASES: [Case; 21] = [
     ("a_value_that_the_chart_does_not_know_is_refused", typo_is_refused),
     ("the_chart_brings_central_and_the_agent_up_from_their_images", install),
     ("the_agent_has_no_more_than_it_needs", footprint),
@@ -85,7 +85,11 @@ const CASES: [Case; 20] = [
         services::outlives_central,
     ),
     (
-        "uninstalled_it_leaves_nothing_in_the_cluster_and_nothing_on_the_node",
+        "told_to_uninstall_agents_leave_nothing_on_the_node",
+        uninstall::cleans_the_node,
+    ),
+    (
+        "uninstalled_it_leaves_nothing_in_the_cluster",
         uninstall::leaves_nothing,
     ),
 ];

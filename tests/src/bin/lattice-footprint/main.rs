@@ -55,14 +55,27 @@ enum Verb {
     /// Becomes a program that may do no more than this
     #[command(hide = true)]
     With(confined::With),
+    /// Prints the names of Lattice's BPF programs that the kernel has loaded, whoever keeps them
+    Loaded,
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.verb {
         Some(Verb::With(with)) => with.become_program(),
+        Some(Verb::Loaded) => loaded(),
         None => table(&arguments.seccomp),
     }
+}
+
+fn loaded() -> Result<ExitCode> {
+    // One that goes while they are listed is not loaded.
+    for program in aya::programs::loaded_programs().flatten() {
+        if let Some(name) = program.name_as_str().filter(|name| name.starts_with("lattice")) {
+            println!("{name}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn table(seccomp: &Path) -> Result<ExitCode> {

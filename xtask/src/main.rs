@@ -21,6 +21,7 @@ mod demo_image;
 mod fuzz;
 mod go_modules;
 mod images;
+mod install_file;
 mod oci;
 mod process;
 mod setup;
@@ -68,7 +69,7 @@ enum Verb {
     Fuzz(fuzz::Arguments),
     /// Check formatting, lints, forbidden words, and that generated code is current
     Tidy(tidy::Arguments),
-    /// Write the generated code anew
+    /// Write the generated code anew, and deploy/install.yaml
     Codegen(codegen::Arguments),
     /// Write the demo's image to files (for the suites of `test`)
     #[command(hide = true)]

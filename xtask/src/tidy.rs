@@ -6,20 +6,21 @@ mod words;
 
 use anyhow::{Result, bail};
 
-use crate::{build, build_ebpf, codegen, process, workspace};
+use crate::{build, build_ebpf, codegen, install_file, process, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {}
 
 type Check = fn() -> Result<()>;
 
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("formatting", formatting),
     ("forbidden words", words::check_words),
     ("files that documents name", references::check),
     ("lock files", lock_files::check),
     ("lints", lints),
     ("generated code", codegen::check),
+    ("deploy/install.yaml", install_file::check),
 ];
 
 /// Runs every check, also after one has failed.

@@ -6,6 +6,7 @@
 mod central;
 mod helm;
 mod identity;
+mod install_file;
 mod kubectl;
 mod material;
 mod registry;
@@ -23,12 +24,10 @@ use serde_json::Value;
 
 use self::{helm::Helm, kubectl::Kubectl, material::Material, registry::Pushed};
 use super::{down, place::Place, say, up};
-use crate::{images, process, workspace};
+use crate::{images, install_file::NAMESPACE, process, workspace};
 
 /// Its name, so that a developer's own cluster stays as it is.
 const NAME: &str = "check";
-/// Where Lattice is installed.
-const NAMESPACE: &str = "lattice-system";
 /// Where a policy holds.
 const GUARDED: &str = "payments";
 /// Where none does.
@@ -52,7 +51,8 @@ struct World {
 type Case = (&'static str, fn(&World) -> Result<()>);
 
 /// In this order: each stands on what those before it made.
-const CASES: [Case; 21] = [
+const CASES: [Case; 22] = [
+    ("the_install_file_is_what_the_chart_renders", install_file::is_current),
     ("a_value_that_the_chart_does_not_know_is_refused", typo_is_refused),
     ("the_chart_brings_central_and_the_agent_up_from_their_images", install),
     ("the_agent_has_no_more_than_it_needs", footprint),

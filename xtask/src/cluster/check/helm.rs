@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::super::place::Place;
-use crate::{go_modules::HELM, process, workspace};
-
-/// What the release is called.
-const RELEASE: &str = "lattice";
+use crate::{
+    go_modules::HELM,
+    install_file::{self, RELEASE},
+    process,
+};
 
 pub(super) struct Helm {
     program: PathBuf,
@@ -40,7 +41,7 @@ impl Helm {
         let mut command = self.command(namespace);
         command
             .args(["upgrade", "--install", RELEASE, "--create-namespace"])
-            .arg(workspace::root().join("deploy/charts/lattice"))
+            .arg(install_file::chart())
             .arg("--values")
             .arg(&file);
         process::capture(&mut command).map(drop)

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -239,6 +239,10 @@ pub(crate) struct Settings {
     /// Metrics, health and readiness: unix:/PATH or a loopback ADDRESS:PORT [default: admin.sock beside the --socket]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) admin: Option<AdminAddress>,
+    /// Metrics besides, over TLS, for who has a certificate of the --ca with the name metrics.lattice: a Prometheus on another machine.
+    /// Shows this node's own certificate
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "central")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Room for events that central has not acknowledged, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub(crate) spool_size: u64,

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, process::Ex
 
 use anyhow::{Context as _, Result, bail};
 use lattice_agent::{
-    admin::{Admin, health::Heartbeat},
+    admin::{self, Admin, health::Heartbeat},
     admin_source::{AdminSource, EventCounts, Start},
     backend::{AgentBackend, NodeStandings},
     containers::{
@@ -106,6 +106,13 @@ async fn serve(settings: &Settings, host: HostProcess, tree: CgroupTree, by_hand
     fs::create_dir_all(&settings.state).with_context(|| format!("--state {}", settings.state.display()))?;
     let socket = ControlSocket::bind(&settings.socket)?;
     let admin = Admin::bind(&settings.admin()).await?;
+    let metrics = match settings.metrics_listen {
+        Some(address) => {
+            let bound = lattice_scrape::Listener::bind(address).await;
+            Some(bound.with_context(|| format!("--metrics-listen: cannot listen on {address}"))?)
+        }
+        None => None,
+    };
     let spool = Arc::new(Spool::open(
         &settings.state.join(spool::FOLDER),
         settings.spool_size << 20,
@@ -202,7 +209,15 @@ async fn serve(settings: &Settings, host: HostProcess, tree: CgroupTree, by_hand
         central: central.clone(),
         containerd: watcher.as_ref().map(ContainerdWatcher::connection),
     };
-    let admin = tokio::spawn(admin.serve(Arc::new(admin_source), std::future::pending()));
+    let admin_source: Arc<dyn admin::Source> = Arc::new(admin_source);
+    if let Some((listener, uplink)) = metrics.zip(uplink.as_ref()) {
+        let (credentials, router) = (uplink.scraping(), admin::metrics_router(Arc::clone(&admin_source)));
+        tokio::spawn(async move {
+            let Err(error) = listener.serve(credentials, router).await;
+            tracing::error!(%error, "metrics are served to nobody elsewhere any more");
+        });
+    }
+    let admin = tokio::spawn(admin.serve(admin_source, std::future::pending()));
     if let Some(watcher) = &watcher {
         // What happened while no agent ran is explained by the containers that were there.
         let mut connection = watcher.connection();

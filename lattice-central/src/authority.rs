@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use lattice_scrape::{AGENT_SERVER_NAME, SCRAPER_NAME};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm,
@@ -27,6 +28,8 @@ pub enum Holder {
     Operator,
     /// The agent of this node.
     Node(String),
+    /// Who may read metrics, and do nothing else.
+    Scraper,
 }
 
 impl Holder {
@@ -34,7 +37,8 @@ impl Holder {
         match self {
             Self::Server(names) => names.clone(),
             Self::Operator => vec![OPERATOR_NAME.to_owned()],
-            Self::Node(node) => vec![format!("{node}{NODE_SUFFIX}")],
+            Self::Node(node) => vec![format!("{node}{NODE_SUFFIX}"), AGENT_SERVER_NAME.to_owned()],
+            Self::Scraper => vec![SCRAPER_NAME.to_owned()],
         }
     }
 
@@ -43,13 +47,16 @@ impl Holder {
             Self::Server(_) => "server".to_owned(),
             Self::Operator => "operator".to_owned(),
             Self::Node(node) => format!("node-{node}"),
+            Self::Scraper => "metrics".to_owned(),
         }
     }
 
-    fn usage(&self) -> ExtendedKeyUsagePurpose {
+    fn usages(&self) -> Vec<ExtendedKeyUsagePurpose> {
         match self {
-            Self::Server(_) => ExtendedKeyUsagePurpose::ServerAuth,
-            Self::Operator | Self::Node(_) => ExtendedKeyUsagePurpose::ClientAuth,
+            Self::Server(_) => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Self::Operator | Self::Scraper => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            // Agents are scraped by this one too. Nobody takes either of its names for central's.
+            Self::Node(_) => vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
         }
     }
 }
@@ -180,7 +187,7 @@ fn leaf(holder: &Holder, lifetime: Duration) -> Result<CertificateParams, rcgen:
     let mut parameters = parameters(holder.names(), &holder.common_name(), lifetime)?;
     parameters.is_ca = IsCa::ExplicitNoCa;
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    parameters.extended_key_usages = vec![holder.usage()];
+    parameters.extended_key_usages = holder.usages();
     parameters.use_authority_key_identifier_extension = true;
     Ok(parameters)
 }
@@ -287,6 +294,15 @@ mod tests {
         let left = remaining(&der, SystemTime::now()).unwrap();
         assert!(left <= DAY && left > DAY - Duration::from_secs(60), "{left:?}");
         assert_eq!(remaining(&der, SystemTime::now() + 2 * DAY), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn who_reads_metrics_has_no_role_at_central() {
+        let authority = Authority::generate().unwrap();
+        let scraper = authority.issue(&Holder::Scraper, DAY).unwrap();
+        check_signed_by(&authority, &scraper.certificate);
+        let der = read(&scraper.certificate);
+        assert!(Identity::from_certificates(std::slice::from_ref(&der)).is_err());
     }
 
     #[test]

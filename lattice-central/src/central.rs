@@ -25,7 +25,7 @@ use crate::{
     objects::{self, ClusterError, ClusterSource, DirectoryReader, ObjectSet},
     reconciler::Reconciler,
     rollout::driver::Rollouts,
-    server::{BoundEnrolment, BoundServer, Counters, Enroller, ServerError, Shared},
+    server::{BoundEnrolment, BoundMetrics, BoundServer, Counters, Enroller, ServerError, Shared},
     settings::{ObjectsFrom, Settings},
     standings::Standings,
     store::{Store, StoreError},
@@ -118,6 +118,7 @@ impl Source {
 pub struct Central {
     bound: BoundServer,
     enrolment: Option<BoundEnrolment>,
+    metrics: Option<BoundMetrics>,
     health: Arc<Health>,
     telling: JoinHandle<()>,
     shared: Arc<Shared>,
@@ -160,7 +161,7 @@ impl Central {
                 .with_authorities(read_authorities(&settings.registry_authorities)?)
                 .map_err(CentralError::RegistryAuthority)?,
         );
-        let (bound, enrolment) = bind(settings, &objects).await?;
+        let (bound, enrolment, metrics) = bind(settings, &objects).await?;
         let (stop, stopping) = watch::channel(false);
         let denials = Denials::new(store.clone(), &remembered);
         let last_cursor = *store.last_cursor().borrow();
@@ -181,6 +182,7 @@ impl Central {
         Ok(Self {
             bound,
             enrolment,
+            metrics,
             health,
             telling,
             shared,
@@ -201,6 +203,11 @@ impl Central {
     /// Where agents enrol, where they do.
     pub fn enrolment_address(&self) -> Option<SocketAddr> {
         self.enrolment.as_ref().map(BoundEnrolment::address)
+    }
+
+    /// Where metrics are served, where they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(BoundMetrics::address)
     }
 
     /// Runs until `stop` is done, then lets open streams end, for as long as the drain deadline allows.
@@ -230,6 +237,10 @@ impl Central {
                 None => std::future::pending().await,
             }
         };
+        let scraping = self.metrics.map(|bound| {
+            let (shared, health) = (self.shared.clone(), self.health.clone());
+            tokio::spawn(bound.serve(shared, health))
+        });
         let mut serving = tokio::spawn(self.bound.serve(self.shared));
         self.health.serving();
         let ended = tokio::select! {
@@ -244,6 +255,9 @@ impl Central {
         };
         reconciling.abort();
         self.telling.abort();
+        if let Some(scraping) = scraping {
+            scraping.abort();
+        }
         if let Some(enrolling) = enrolling {
             // Nobody's evidence is on the way there.
             enrolling.abort();
@@ -263,12 +277,19 @@ impl Central {
     }
 }
 
+type Listeners = (BoundServer, Option<BoundEnrolment>, Option<BoundMetrics>);
+
 /// With the certificates of the settings' files, or with those of an authority of central's own.
-async fn bind(settings: &Settings, objects: &Source) -> Result<(BoundServer, Option<BoundEnrolment>), CentralError> {
+async fn bind(settings: &Settings, objects: &Source) -> Result<Listeners, CentralError> {
     let (Some(identity), Source::Cluster(cluster)) = (&settings.identity, objects) else {
-        return Ok((BoundServer::bind(settings).await?, None));
+        let metrics = match settings.metrics_listen {
+            Some(address) => Some(BoundMetrics::bind(address, settings).await?),
+            None => None,
+        };
+        return Ok((BoundServer::bind(settings).await?, None, metrics));
     };
-    let own = cluster_identity::obtain(cluster.client(), cluster.namespace(), identity).await?;
+    let has_scrapers = settings.metrics_listen.is_some();
+    let own = cluster_identity::obtain(cluster.client(), cluster.namespace(), identity, has_scrapers).await?;
     let certificate = &own.authority.pair().certificate;
     let bound = BoundServer::bind_as(settings.listen, &own.server, certificate).await?;
     let enroller = Enroller {
@@ -278,7 +299,11 @@ async fn bind(settings: &Settings, objects: &Source) -> Result<(BoundServer, Opt
         lifetime: identity.certificate_lifetime,
     };
     let enrolment = BoundEnrolment::bind(identity.listen, &own.server, enroller).await?;
-    Ok((bound, Some(enrolment)))
+    let metrics = match settings.metrics_listen {
+        Some(address) => Some(BoundMetrics::bind_as(address, &own.server, certificate).await?),
+        None => None,
+    };
+    Ok((bound, Some(enrolment), metrics))
 }
 
 fn read_authorities(files: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Vec<u8>>, CentralError> {

@@ -3,10 +3,11 @@
 //! ```text
 //!   Secret NAME-authority ◄── made once ── Authority ──► server certificate (this process alone, new at each start)
 //!   ConfigMap NAME-authority ◄── ca.crt ──────┤────────► agents' certificates (enrolment)
-//!   Secret NAME-operator ◄── for latticectl ──┘
+//!   Secret NAME-operator ◄── for latticectl ──┤
+//!   Secret NAME-metrics ◄─── for Prometheus ──┘
 //! ```
 //!
-//! The chart makes the three objects empty, so that central may be allowed to fill these and no others. None of them is ever logged.
+//! The chart makes these objects empty, so that central may be allowed to fill these and no others. None of them is ever logged.
 
 use std::{
     collections::BTreeMap,
@@ -42,9 +43,10 @@ const AUTHORITY: &str = "ca.crt";
 /// Who writes, to the API server.
 const FIELD_MANAGER: &str = "lattice-central";
 const SERVER_LIFETIME: Duration = Duration::from_secs(825 * 86_400);
-const OPERATOR_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
-/// An operator's certificate that holds no longer than this is made anew.
-const OPERATOR_RENEWED: Duration = Duration::from_secs(30 * 86_400);
+/// Of certificates that are shown in Secrets.
+const SHOWN_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+/// One that holds no longer than this is made anew.
+const SHOWN_RENEWED: Duration = Duration::from_secs(30 * 86_400);
 /// The objects are looked at so often: somebody may have deleted or changed them.
 const LOOK_INTERVAL: Duration = Duration::from_secs(300);
 /// The API server is asked again after this, and at ever longer intervals.
@@ -114,7 +116,8 @@ pub struct ClusterIdentity {
     pub server: Pair,
 }
 
-/// Reads the authority, or makes it where there is none yet, and shows its certificate to the cluster. An API server that does not answer
+/// Reads the authority, or makes it where there is none yet, and shows its certificate to the cluster; where somebody is to read metrics, a
+/// certificate for that too. An API server that does not answer
 /// is asked again, for ever.
 ///
 /// # Errors
@@ -123,12 +126,14 @@ pub async fn obtain(
     client: Client,
     namespace: &str,
     settings: &IdentitySettings,
+    has_scrapers: bool,
 ) -> Result<ClusterIdentity, IdentityError> {
     let objects = Objects {
         secrets: Api::namespaced(client.clone(), namespace),
         config_maps: Api::namespaced(client, namespace),
         namespace: namespace.to_owned(),
         name: settings.name.clone(),
+        has_scrapers,
     };
     let mut wait = FIRST_WAIT;
     let mut is_said = false;
@@ -185,6 +190,8 @@ struct Objects {
     config_maps: Api<ConfigMap>,
     namespace: String,
     name: String,
+    /// Whether somebody is to read metrics.
+    has_scrapers: bool,
 }
 
 impl Objects {
@@ -194,10 +201,6 @@ impl Objects {
 
     fn authority_name(&self) -> String {
         format!("{}-authority", self.name)
-    }
-
-    fn operator_name(&self) -> String {
-        format!("{}-operator", self.name)
     }
 
     /// The authority that is kept; a new one, kept, where there is none.
@@ -230,7 +233,11 @@ impl Objects {
 
     async fn show(&self, authority: &Authority) -> Result<(), IdentityError> {
         self.show_authority(&authority.pair().certificate).await?;
-        self.show_operator(authority).await
+        self.show_certificate(authority, "operator", &Holder::Operator).await?;
+        if self.has_scrapers {
+            self.show_certificate(authority, "metrics", &Holder::Scraper).await?;
+        }
+        Ok(())
     }
 
     async fn show_authority(&self, certificate: &str) -> Result<(), IdentityError> {
@@ -257,9 +264,9 @@ impl Objects {
         }
     }
 
-    /// A certificate for whoever may read Secrets in central's namespace.
-    async fn show_operator(&self, authority: &Authority) -> Result<(), IdentityError> {
-        let name = self.operator_name();
+    /// A certificate for whoever may read this Secret in central's namespace.
+    async fn show_certificate(&self, authority: &Authority, role: &str, holder: &Holder) -> Result<(), IdentityError> {
+        let name = format!("{}-{role}", self.name);
         let secret = self.secret(&name).await?;
         let own = &authority.pair().certificate;
         let is_good = secret.as_ref().is_some_and(|secret| {
@@ -267,17 +274,17 @@ impl Objects {
             let left = certificate.and_then(|certificate| remaining_of_pem(&certificate, SystemTime::now()));
             key.is_some()
                 && text_of(secret, AUTHORITY).as_ref() == Some(own)
-                && left.is_some_and(|left| left > OPERATOR_RENEWED)
+                && left.is_some_and(|left| left > SHOWN_RENEWED)
         });
         if is_good {
             return Ok(());
         }
         let issued = authority
-            .issue(&Holder::Operator, OPERATOR_LIFETIME)
+            .issue(holder, SHOWN_LIFETIME)
             .map_err(IdentityError::Certificate)?;
         let data = [(CERTIFICATE, &issued.certificate), (KEY, &issued.key), (AUTHORITY, own)];
         self.write_secret(&name, secret.as_ref(), &data).await?;
-        tracing::info!(secret = %name, "a certificate for operators was made");
+        tracing::info!(secret = %name, role, "a certificate was made");
         Ok(())
     }
 

@@ -1,5 +1,5 @@
 //! `lattice-central health`: whether it is well, for a kubelet's exec probe. Asked over a Unix socket in the state directory, since
-//! nothing of central's listens in the clear.
+//! nothing of central's listens in the clear. Whoever scrapes is told too.
 //!
 //! Whoever connects is told all conditions, a line each, and the connection ends.
 
@@ -90,6 +90,16 @@ impl Health {
             Part::Serving => self.serving.load(Ordering::Relaxed),
             Part::Objects => self.objects.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether all is as it should be.
+    pub async fn is_ready(&self, store: &Store) -> bool {
+        for part in Part::ALL {
+            if !self.holds(part, store).await {
+                return false;
+            }
+        }
+        true
     }
 
     async fn text(&self, store: &Store) -> String {

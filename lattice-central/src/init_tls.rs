@@ -4,6 +4,7 @@
 //!   DIRECTORY/ca.crt, ca.key            the authority; reused where it exists
 //!   DIRECTORY/server.crt, server.key    central: localhost, 127.0.0.1, ::1, and --server-name
 //!   DIRECTORY/operator.crt, .key        latticectl: `operator.lattice`
+//!   DIRECTORY/metrics.crt, .key         Prometheus: `metrics.lattice`
 //!   DIRECTORY/node-NAME.crt, .key       the agent of a node: `NAME.node.lattice`
 //! ```
 //!
@@ -104,6 +105,7 @@ pub fn init_tls(request: &TlsRequest) -> Result<Vec<PathBuf>, InitTlsError> {
     let mut wanted = vec![
         ("server".to_owned(), Holder::Server(server_names)),
         ("operator".to_owned(), Holder::Operator),
+        ("metrics".to_owned(), Holder::Scraper),
     ];
     wanted.extend(
         request
@@ -217,6 +219,8 @@ mod tests {
                 "server.crt",
                 "operator.key",
                 "operator.crt",
+                "metrics.key",
+                "metrics.crt",
                 "node-worker-1.key",
                 "node-worker-1.crt"
             ]

@@ -46,6 +46,7 @@ pub mod health;
 pub mod identity;
 pub mod images;
 pub mod init_tls;
+pub mod metrics;
 pub mod nodes;
 pub mod objects;
 pub mod reconciler;

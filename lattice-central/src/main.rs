@@ -126,6 +126,7 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
         tracing::info!(
             listen = %central.address(),
             enrolment = ?central.enrolment_address(),
+            metrics = ?central.metrics_address(),
             objects = %settings.objects,
             state = %settings.state.display(),
             plain_http_registries = ?settings.plain_http_registries,

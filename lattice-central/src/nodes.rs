@@ -177,6 +177,21 @@ impl Nodes {
         self.nodes.borrow().clone()
     }
 
+    /// How many there are, by documented name.
+    pub fn counts(&self) -> [(String, u64); 3] {
+        let nodes = self.nodes.borrow();
+        let count = |counts: fn(&Node) -> bool| nodes.values().filter(|node| counts(node)).count() as u64;
+        let of_state = |state: &str| format!("lattice_central_nodes{{state=\"{state}\"}}");
+        [
+            (of_state("connected"), count(|node| node.connected)),
+            (of_state("away"), count(|node| !node.connected)),
+            (
+                "lattice_central_nodes_not_applied".to_owned(),
+                count(|node| !node.apply_error.is_empty() || !node.denylist_error.is_empty()),
+            ),
+        ]
+    }
+
     /// How far the connected agents are with a revision.
     pub fn progress(&self, given: Given, revision: u64) -> Progress {
         progress(&self.nodes.borrow(), given, revision)
@@ -233,8 +248,10 @@ mod tests {
         assert_eq!(nodes.progress(Given::Policies, 5).waiting, ["b is at revision 0"]);
         nodes.applied(&second, Given::Policies, 5, "map is full".to_owned());
         assert_eq!(nodes.progress(Given::Policies, 5).waiting, ["b: map is full"]);
+        assert_eq!(nodes.counts().map(|(_, count)| count), [2, 0, 1]);
         let (done, ()) = tokio::join!(nodes.wait_for(Given::Policies, 5), async { nodes.disconnect(&second) });
         assert_eq!((done.applied, done.connected), (1, 1));
+        assert_eq!(nodes.counts().map(|(_, count)| count), [1, 1, 1]);
         // The denylist has revisions of its own.
         assert_eq!(nodes.progress(Given::Denylist, 5).waiting, ["a is at revision 0"]);
         nodes.applied(&first, Given::Denylist, 6, String::new());

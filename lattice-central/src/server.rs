@@ -1,8 +1,9 @@
 //! The listener: gRPC over TLS, with a client certificate from every caller.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -26,8 +27,10 @@ mod denial;
 mod enrol;
 mod hub;
 mod rollout;
+mod scrape;
 
 pub use enrol::Enroller;
+pub use scrape::BoundMetrics;
 
 /// A message from an agent; a batch of events.
 pub const INBOUND_BYTES_MAXIMUM: usize = 4 * 1024 * 1024;
@@ -54,6 +57,16 @@ pub struct Shared {
     pub counters: Counters,
     /// Turns true when central is asked to stop.
     pub stopping: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// Everything that is counted, by its documented name.
+    pub async fn counted(&self) -> BTreeMap<String, u64> {
+        let mut counted: BTreeMap<String, u64> = self.counters.all().into_iter().collect();
+        counted.extend(self.rollouts.counts().await);
+        counted.extend(self.nodes.counts());
+        counted
+    }
 }
 
 /// Counters of the hub.
@@ -142,6 +155,9 @@ pub enum ServerError {
     /// The address is taken or not ours.
     #[error("cannot listen on {0}")]
     Listen(SocketAddr, #[source] std::io::Error),
+    /// The certificates are of no use for metrics.
+    #[error("metrics cannot be served with the certificates of {0}")]
+    Scraping(String, #[source] lattice_scrape::CredentialsError),
     /// The server ended with an error.
     #[error("the server failed")]
     Serve(#[source] tonic::transport::Error),
@@ -162,13 +178,6 @@ impl BoundServer {
     /// # Errors
     /// When a file cannot be read or the address cannot be bound.
     pub async fn bind(settings: &Settings) -> Result<Self, ServerError> {
-        let read = |path: &PathBuf, what: &'static str| {
-            std::fs::read(path).map_err(|source| ServerError::File {
-                path: path.clone(),
-                what,
-                source,
-            })
-        };
         let certificate = read(&settings.tls_cert, "server certificate")?;
         let key = read(&settings.tls_key, "server key")?;
         let client_ca = read(&settings.client_ca, "authority of client certificates")?;
@@ -286,6 +295,14 @@ impl BoundEnrolment {
 
 /// A token, a request and a name.
 const ENROLMENT_BYTES_MAXIMUM: usize = 16 * 1024;
+
+fn read(path: &Path, what: &'static str) -> Result<Vec<u8>, ServerError> {
+    std::fs::read(path).map_err(|source| ServerError::File {
+        path: path.to_owned(),
+        what,
+        source,
+    })
+}
 
 fn tls(certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> ServerTlsConfig {
     ServerTlsConfig::new()

@@ -38,7 +38,7 @@ pub struct CommandLine {
 pub enum Command {
     /// Make a certificate authority and the certificates of central, operators and nodes, for local use.
     ///
-    /// Writes ca, server, operator and node-NAME (.crt and .key, mode 0600). What exists is kept, the authority too, so
+    /// Writes ca, server, operator, metrics and node-NAME (.crt and .key, mode 0600). What exists is kept, the authority too, so
     /// the command can be repeated with more nodes.
     InitTls(InitTlsArguments),
     /// Print the Cedar schema that policies are validated against.
@@ -125,6 +125,10 @@ pub struct ServeArguments {
     /// Seconds for which an agent's certificate holds with --identity; agents renew theirs when half of it is over [default: 86400].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=2_592_000))]
     pub node_certificate_seconds: Option<u64>,
+    /// Address for metrics, over TLS, for who has a certificate of the same authority with the name metrics.lattice [default: none]. With
+    /// --identity such a certificate is in the Secret NAME-metrics.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// A registry (host or host:port) that speaks HTTP without TLS; may be repeated. It must be named by a TrustPolicy too.
     #[arg(long = "plain-http-registry", value_name = "HOST:PORT")]
     #[serde(default)]
@@ -198,6 +202,8 @@ pub struct Settings {
     pub client_ca: PathBuf,
     /// Set where central is the authority itself; then the three files above are not.
     pub identity: Option<IdentitySettings>,
+    /// Where metrics are served, if they are.
+    pub metrics_listen: Option<SocketAddr>,
     /// Registries without TLS.
     pub plain_http_registries: Vec<String>,
     /// Files of authorities, by registry.
@@ -323,6 +329,7 @@ impl ServeArguments {
                 .client_ca
                 .or(file.client_ca)
                 .unwrap_or_else(|| default("/etc/lattice/tls/ca.crt")),
+            metrics_listen: self.metrics_listen.or(file.metrics_listen),
             plain_http_registries,
             registry_authorities: registry_authorities(&registry_ca)?,
             verify_interval: Duration::from_secs(self.verify_seconds.or(file.verify_seconds).unwrap_or(300)),

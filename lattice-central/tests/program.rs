@@ -5,17 +5,18 @@ mod common;
 use std::{
     collections::BTreeSet,
     fs,
+    net::SocketAddr,
     path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use common::{
-    Agent, NODES, PATIENCE, Place, event, hello, operator,
+    Agent, NODES, PATIENCE, Place, channel, event, hello, operator,
     program::{Program, command, free_address},
     stored,
 };
-use lattice_api::v1 as wire;
+use lattice_api::v1::{self as wire, control_client::ControlClient};
 use tonic::Code;
 
 /// A policy document for a workload that allows one path.
@@ -245,6 +246,48 @@ fn what_cannot_start_says_why_and_what_to_do() {
     );
 }
 
+/// What central answers to whoever has this certificate; `None` where it answers nothing.
+async fn scrape(place: &Place, address: SocketAddr, name: Option<&str>) -> Option<String> {
+    let read = |file: String| fs::read(place.tls().join(file)).unwrap();
+    let authority = reqwest::Certificate::from_pem(&read("ca.crt".to_owned())).unwrap();
+    let mut client = reqwest::Client::builder().tls_certs_only([authority]);
+    if let Some(name) = name {
+        let pair = [read(format!("{name}.key")), read(format!("{name}.crt"))].concat();
+        client = client.identity(reqwest::Identity::from_pem(&pair).unwrap());
+    }
+    let url = format!("https://127.0.0.1:{}/metrics", address.port());
+    let answer = client.build().unwrap().get(url).send().await.ok()?;
+    assert_eq!(answer.status(), 200);
+    answer.text().await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_for_who_has_a_certificate_for_them() {
+    let mut place = Place::new();
+    let address = free_address();
+    place.settings.metrics_listen = Some(address);
+    let program = Program::start(&place, free_address());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let text = scrape(&place, address, Some("metrics")).await.unwrap();
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        if text.contains("\nlattice_central_ready 1\n") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for other in [None, Some("operator"), Some("node-worker-1"), Some("server")] {
+        assert_eq!(scrape(&place, address, other).await, None, "{other:?}");
+    }
+    // And it opens nothing else.
+    let scraper = channel(program.address, place.client_tls(Some("metrics"))).await;
+    let scraper = ControlClient::new(scraper.unwrap())
+        .get_status(wire::GetStatusRequest::default())
+        .await;
+    assert_eq!(scraper.unwrap_err().code(), Code::Unauthenticated);
+}
+
 #[test]
 fn certificates_are_made_by_the_program() {
     let directory = tempfile::tempdir().unwrap();
@@ -260,7 +303,7 @@ fn certificates_are_made_by_the_program() {
     ]);
     assert_eq!(made.status.code(), Some(0));
     let listed = String::from_utf8(made.stdout).unwrap();
-    assert_eq!(listed.lines().count(), 10);
+    assert_eq!(listed.lines().count(), 12);
     assert!(listed.lines().all(|path| Path::new(path).is_file()));
     refused(
         &run(&["init-tls", "--directory", tls.to_str().unwrap(), "--node", "A B"]),

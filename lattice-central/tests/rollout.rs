@@ -15,6 +15,7 @@ use lattice_api::{
 };
 use lattice_central::{
     gate::{Gate, PolicySource},
+    metrics,
     objects::ObjectSet,
     rollout::{
         command::{Action, Command},
@@ -439,8 +440,13 @@ async fn what_central_counts_is_what_the_page_says() {
     let mut control = central.control(&place).await;
     let status = control.get_status(wire::GetStatusRequest::default()).await.unwrap();
     let counters = status.into_inner().counters;
-    let name = |name: &str| name.split('{').next().unwrap().to_owned();
-    let served: BTreeSet<String> = counters.keys().map(|counter| name(counter)).collect();
+    let name = |name: &str| name.split(['{', ' ']).next().unwrap().to_owned();
+    let scraped = metrics::text(&counters.clone().into_iter().collect(), true);
+    let scraped = scraped.lines().filter(|line| !line.starts_with('#'));
+    let served: BTreeSet<String> = scraped.map(name).collect();
+    let shown: BTreeSet<String> = counters.keys().map(|counter| name(counter)).collect();
+    let only_scraped = ["lattice_central_info", "lattice_central_ready"].map(str::to_owned);
+    assert_eq!(served, shown.into_iter().chain(only_scraped).collect());
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
     let page = std::fs::read_to_string(page).unwrap();
     let (_, of_central) = page.split_once("\n## Central").unwrap();

@@ -1,9 +1,10 @@
 //! One listener for those who run the agent: `/metrics`, `/healthz` and `/readyz`, in the clear and therefore on loopback or a Unix
-//! socket alone.
+//! socket alone. The metrics are there besides for who is elsewhere, by `lattice-scrape`.
 //!
 //! ```text
 //!   Prometheus, kubelet ──► listener (address) ──► serve ──► health: conditions, each with what is wrong
-//!                                                      └───► metrics: facts of the agent and of the kernel's counters, as text
+//!                                                      ├───► metrics: facts of the agent and of the kernel's counters, as text
+//!   Prometheus elsewhere ──TLS──► lattice-scrape ──────┘
 //! ```
 
 mod address;
@@ -14,4 +15,4 @@ mod serve;
 
 pub use address::{AdminAddress, AdminAddressError};
 pub use facts::{AgentFacts, Facts};
-pub use serve::{Admin, AdminError, Source};
+pub use serve::{Admin, AdminError, Source, metrics_router};

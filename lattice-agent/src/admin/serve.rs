@@ -11,6 +11,7 @@ use axum::{
     serve::Listener,
 };
 use futures::StreamExt as _;
+use lattice_scrape::OPEN_METRICS;
 use tokio::net::{TcpListener, UnixStream};
 
 use super::{
@@ -24,7 +25,7 @@ use crate::control::{ControlSocket, Incoming, SocketError};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Wait after a connection that could not be taken: there may be no descriptor left.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const METRICS: &str = "/metrics";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Who knows. Called where it may block.
@@ -106,7 +107,7 @@ impl Admin {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
         let router = Router::new()
-            .route("/metrics", get(answer_metrics))
+            .route(METRICS, get(answer_metrics))
             .route("/healthz", get(answer_health))
             .route("/readyz", get(answer_readiness))
             .with_state(source);
@@ -118,6 +119,11 @@ impl Admin {
             }
         }
     }
+}
+
+/// The metrics alone, for who is elsewhere.
+pub fn metrics_router(source: Arc<dyn Source>) -> Router {
+    Router::new().route(METRICS, get(answer_metrics)).with_state(source)
 }
 
 /// The socket, for root and the agent's own user.

@@ -14,9 +14,9 @@ use std::{
 };
 
 use lattice_api::v1::{EnrolRequest, EnrolResponse, enrolment_client::EnrolmentClient};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig};
 
-use super::{UplinkError, address, pem};
+use super::{Pair, UplinkError, address, pem};
 
 /// For the whole of it; central asks the API server meanwhile.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -50,8 +50,11 @@ impl Enrolled {
         })
     }
 
-    pub(super) fn identity(&self) -> Identity {
-        Identity::from_pem(&self.certificate, &self.key)
+    pub(super) fn pair(&self) -> Pair {
+        Pair {
+            certificate: self.certificate.clone().into_bytes(),
+            key: self.key.clone().into_bytes(),
+        }
     }
 
     /// When another is to be had.

@@ -27,6 +27,7 @@ use std::{
 
 use lattice_api::v1::Hello;
 use lattice_policy::{ExecPolicy, Mode};
+use lattice_scrape::Credentials;
 pub use standings::StandingSource;
 use tokio::sync::watch;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -181,10 +182,18 @@ pub enum Connection {
     Connected,
 }
 
+/// A certificate and its key (PEM).
+struct Pair {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
 /// The way to central.
 pub struct Uplink {
     settings: Settings,
     connection: watch::Sender<Connection>,
+    /// What is shown to who scrapes this agent: the certificate that central knows it by.
+    scraping: watch::Sender<Option<Credentials>>,
     standings: Option<Arc<dyn StandingSource>>,
 }
 
@@ -196,13 +205,14 @@ impl Uplink {
     pub fn prepare(settings: Settings) -> Result<Self, UplinkError> {
         address("--central", &settings.central)?;
         match &settings.identity {
-            NodeIdentity::Files { certificate, key } => drop(endpoint(&settings, identity(certificate, key)?)?),
+            NodeIdentity::Files { certificate, key } => drop(endpoint(&settings, &pair(certificate, key)?)?),
             // Its files may come later: central has not made its authority yet, or nobody has seen it.
             NodeIdentity::Enrolment { url, .. } => drop(address("--enrolment", url)?),
         }
         Ok(Self {
             settings,
             connection: watch::Sender::new(Connection::Away),
+            scraping: watch::Sender::new(None),
             standings: None,
         })
     }
@@ -218,6 +228,11 @@ impl Uplink {
     /// How it stands with central, now and at every change.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.connection.subscribe()
+    }
+
+    /// What there is to show to a scraper, now and at every change; nothing before the first certificate.
+    pub fn scraping(&self) -> watch::Receiver<Option<Credentials>> {
+        self.scraping.subscribe()
     }
 
     /// Connects, and connects again whenever the connection ends; never returns. Logs once when central comes and once when it
@@ -290,8 +305,8 @@ pub async fn try_enrolment(url: &str, token: &Path, authority: &Path, node: &str
 impl Uplink {
     /// What to connect by. Files are read anew each time, so that a renewed certificate or authority is taken up.
     async fn ready(&self, enrolled: &mut Option<Enrolled>) -> Result<Endpoint, UplinkError> {
-        let identity = match &self.settings.identity {
-            NodeIdentity::Files { certificate, key } => identity(certificate, key)?,
+        let pair = match &self.settings.identity {
+            NodeIdentity::Files { certificate, key } => pair(certificate, key)?,
             NodeIdentity::Enrolment { url, token } => {
                 let now = Instant::now();
                 let authority = pem("--ca", &self.settings.certificate_authority, "CERTIFICATE")?;
@@ -300,10 +315,24 @@ impl Uplink {
                     Some(kept) => kept,
                     None => self.enrol(url, token).await?,
                 };
-                enrolled.insert(kept).identity()
+                enrolled.insert(kept).pair()
             }
         };
-        endpoint(&self.settings, identity)
+        self.show_scrapers(&pair)?;
+        endpoint(&self.settings, &pair)
+    }
+
+    fn show_scrapers(&self, pair: &Pair) -> Result<(), UplinkError> {
+        let authority = pem("--ca", &self.settings.certificate_authority, "CERTIFICATE")?;
+        match Credentials::new(&pair.certificate, &pair.key, &authority) {
+            Ok(credentials) => drop(self.scraping.send_replace(Some(credentials))),
+            // For central they may do all the same.
+            Err(error) => tracing::warn!(
+                error = ErrorChain(&error).to_string(),
+                "metrics are not served with the certificate that central knows this agent by"
+            ),
+        }
+        Ok(())
     }
 
     async fn enrol(&self, url: &str, token: &Path) -> Result<Enrolled, UplinkError> {
@@ -354,16 +383,17 @@ fn address(flag: &'static str, url: &str) -> Result<Endpoint, UplinkError> {
     }
 }
 
-fn identity(certificate: &Path, key: &Path) -> Result<Identity, UplinkError> {
-    let certificate = pem("--client-cert", certificate, "CERTIFICATE")?;
-    let key = pem("--client-key", key, "PRIVATE KEY")?;
-    Ok(Identity::from_pem(certificate, key))
+fn pair(certificate: &Path, key: &Path) -> Result<Pair, UplinkError> {
+    Ok(Pair {
+        certificate: pem("--client-cert", certificate, "CERTIFICATE")?,
+        key: pem("--client-key", key, "PRIVATE KEY")?,
+    })
 }
 
-fn endpoint(settings: &Settings, identity: Identity) -> Result<Endpoint, UplinkError> {
+fn endpoint(settings: &Settings, pair: &Pair) -> Result<Endpoint, UplinkError> {
     let authority = pem("--ca", &settings.certificate_authority, "CERTIFICATE")?;
     let tls = ClientTlsConfig::new()
-        .identity(identity)
+        .identity(Identity::from_pem(&pair.certificate, &pair.key))
         .ca_certificate(Certificate::from_pem(authority));
     Ok(address("--central", &settings.central)?
         .tls_config(tls)

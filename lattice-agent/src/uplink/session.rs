@@ -41,6 +41,7 @@ pub(super) async fn run(
         settings,
         connection,
         standings,
+        scraping: _,
     } = uplink;
     let central = &settings.central;
     let connect = endpoint.connect().await;

@@ -318,10 +318,13 @@ async fn nothing_is_lost_while_central_comes_and_goes() {
     }
     // Nobody is there yet.
     let uplink = uplink(&certificates, address, "ca.pem", state.path());
-    let connection = uplink.connection();
+    let (connection, scraping) = (uplink.connection(), uplink.scraping());
+    assert!(scraping.borrow().is_none());
     let running = tokio::spawn(uplink.run(Arc::clone(&spool), Arc::clone(&maps) as Arc<dyn PolicySink>));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(*connection.borrow(), Connection::Away);
+    // Who scrapes the agent needs no central.
+    assert!(scraping.borrow().is_some());
 
     // A central that dies before it commits anything.
     let hub = Hub {

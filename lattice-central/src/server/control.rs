@@ -1,6 +1,6 @@
 //! What latticectl asks of central. Only an operator's certificate may.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use lattice_api::v1::{self as wire, control_server::Control};
 use lattice_policy::Mode;
@@ -57,8 +57,6 @@ impl Control for ControlService {
     ) -> Result<Response<wire::GetStatusResponse>, Status> {
         require_operator(&request)?;
         let nodes = self.shared.nodes.all();
-        let mut counters: HashMap<String, u64> = self.shared.counters.all().into_iter().collect();
-        counters.extend(self.shared.rollouts.counts().await);
         Ok(Response::new(wire::GetStatusResponse {
             role: "central".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -79,7 +77,7 @@ impl Control for ControlService {
                 })
                 .collect(),
             containers: self.shared.standings.all(),
-            counters,
+            counters: self.shared.counted().await.into_iter().collect(),
         }))
     }
 

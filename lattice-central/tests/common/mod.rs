@@ -73,6 +73,7 @@ impl Place {
             tls_key: tls.join("server.key"),
             client_ca: tls.join("ca.crt"),
             identity: None,
+            metrics_listen: None,
             plain_http_registries: Vec::new(),
             registry_authorities: BTreeMap::new(),
             verify_interval: Duration::from_secs(300),

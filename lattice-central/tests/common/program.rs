@@ -44,6 +44,12 @@ pub fn command(place: &Place, address: SocketAddr) -> Command {
         .arg(&settings.client_ca)
         .args(
             settings
+                .metrics_listen
+                .iter()
+                .flat_map(|address| ["--metrics-listen".to_owned(), address.to_string()]),
+        )
+        .args(
+            settings
                 .plain_http_registries
                 .iter()
                 .flat_map(|host| ["--plain-http-registry", host]),

@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: what a reviewer should not have to look for.
 
 mod lock_files;
+mod metrics;
 mod references;
 mod words;
 
@@ -13,11 +14,12 @@ pub(crate) struct Arguments {}
 
 type Check = fn() -> Result<()>;
 
-const CHECKS: [(&str, Check); 7] = [
+const CHECKS: [(&str, Check); 8] = [
     ("formatting", formatting),
     ("forbidden words", words::check_words),
     ("files that documents name", references::check),
     ("lock files", lock_files::check),
+    ("names of metrics", metrics::check),
     ("lints", lints),
     ("generated code", codegen::check),
     ("deploy/install.yaml", install_file::check),

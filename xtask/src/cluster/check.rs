@@ -9,6 +9,7 @@ mod identity;
 mod install_file;
 mod kubectl;
 mod material;
+mod metrics;
 mod registry;
 mod services;
 mod uninstall;
@@ -51,7 +52,7 @@ struct World {
 type Case = (&'static str, fn(&World) -> Result<()>);
 
 /// In this order: each stands on what those before it made.
-const CASES: [Case; 22] = [
+const CASES: [Case; 23] = [
     ("the_install_file_is_what_the_chart_renders", install_file::is_current),
     ("a_value_that_the_chart_does_not_know_is_refused", typo_is_refused),
     ("the_chart_brings_central_and_the_agent_up_from_their_images", install),
@@ -59,6 +60,7 @@ const CASES: [Case; 22] = [
     ("central_is_nobody_and_has_no_capability", central::footprint),
     ("central_may_do_what_it_does_and_no_more", central::permissions),
     ("the_agent_comes_to_its_certificate_by_itself", identity::connected),
+    ("metrics_are_read_by_who_may_and_by_nobody_else", metrics::are_scraped),
     ("pods_with_and_without_a_policy_become_ready", workloads),
     ("an_unlisted_program_is_killed_where_a_policy_holds", exec_is_refused),
     ("the_event_names_pod_workload_container_and_image", event_names),
@@ -378,6 +380,7 @@ impl World {
                 // The agent renews every 45 s.
                 "nodeCertificateSeconds": 90,
             },
+            "metrics": {"enabled": true, "dashboard": {"enabled": true}},
             "agent": {
                 "policies": {"payments.yaml": self.material.policies},
                 // Process 1 has another /run and /var/lib than this node.

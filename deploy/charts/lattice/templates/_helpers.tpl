@@ -24,6 +24,16 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- .Values.central.service.clusterIP | default (printf "%s-central.%s.svc" (include "lattice.name" .) .Release.Namespace) -}}
 {{- end -}}
 
+{{/* Whether anybody may scrape; who asks for it without central is told. */}}
+{{- define "lattice.isScraped" -}}
+{{- if .Values.metrics.enabled -}}
+{{- if not .Values.central.enabled -}}
+{{- fail "metrics.enabled needs central.enabled: the certificates come from central" -}}
+{{- end -}}
+yes
+{{- end -}}
+{{- end -}}
+
 {{/* An image by its digest, where one is given. */}}
 {{- define "lattice.image" -}}
 {{- $image := .root.Values.image -}}
@@ -32,5 +42,16 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{ printf "%s/lattice-%s@%s" $image.registry .program $digest }}
 {{- else -}}
 {{ printf "%s/lattice-%s:%s" $image.registry .program ($image.tag | default .root.Chart.AppVersion) }}
+{{- end -}}
+{{- end -}}
+
+{{/* A NetworkPolicy's rule for who scrapes, where somebody may. */}}
+{{- define "lattice.scrapeIngress" -}}
+{{- if include "lattice.isScraped" . -}}
+- ports:
+    - {port: metrics, protocol: TCP}
+  {{- with .Values.metrics.scrapers }}
+  from: {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end -}}
 {{- end -}}

@@ -12,25 +12,28 @@ use crate::workspace;
 /// A fixed address, since the cluster looks up no names.
 pub(super) const ADDRESS: &str = "10.96.0.43";
 
-/// What it shows to whom it knows: files with an operator's certificate, out of the Secret that central made.
-pub(super) struct Operator {
+/// Files with a certificate, out of a Secret that central filled.
+pub(super) struct Certificate {
     folder: PathBuf,
 }
 
-impl Operator {
+impl Certificate {
+    /// For this role: `operator`, `metrics`.
+    ///
     /// # Errors
     ///
     /// Where there is no such Secret, or it has not been filled.
-    pub(super) fn of(world: &World) -> Result<Self> {
+    pub(super) fn of(world: &World, role: &str) -> Result<Self> {
+        let name = format!("lattice-central-{role}");
         let secret = world
             .kubectl
-            .json(&["get", "secret", "lattice-central-operator", "--namespace", NAMESPACE])?;
-        let folder = world.place.run().join("operator");
+            .json(&["get", "secret", &name, "--namespace", NAMESPACE])?;
+        let folder = world.place.run().join(role);
         super::super::place::create(&folder)?;
         for file in ["tls.crt", "tls.key", "ca.crt"] {
             let encoded = secret["data"][file]
                 .as_str()
-                .ok_or_else(|| anyhow!("the Secret has no {file}"))?;
+                .ok_or_else(|| anyhow!("the Secret {name} has no {file}"))?;
             let content = STANDARD
                 .decode(encoded)
                 .with_context(|| format!("{file} is no base64"))?;
@@ -39,18 +42,41 @@ impl Operator {
         Ok(Self { folder })
     }
 
+    /// The path of `tls.crt`, `tls.key` or `ca.crt`.
+    pub(super) fn file(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+}
+
+/// What central shows to whom it knows.
+pub(super) struct Operator {
+    certificate: Certificate,
+}
+
+impl Operator {
+    /// # Errors
+    ///
+    /// Where there is no such Secret, or it has not been filled.
+    pub(super) fn of(world: &World) -> Result<Self> {
+        Certificate::of(world, "operator").map(Self::with)
+    }
+
+    /// Who comes with this certificate instead.
+    pub(super) fn with(certificate: Certificate) -> Self {
+        Self { certificate }
+    }
+
     /// What latticectl says that central says.
     ///
     /// # Errors
     ///
     /// Where it fails; the error has what it said.
     pub(super) fn ask(&self, world: &World, arguments: &[&str]) -> Result<String> {
-        let file = |name: &str| self.folder.join(name).display().to_string();
         let (url, certificate, key, authority) = (
             format!("https://{ADDRESS}:7443"),
-            file("tls.crt"),
-            file("tls.key"),
-            file("ca.crt"),
+            self.certificate.file("tls.crt"),
+            self.certificate.file("tls.key"),
+            self.certificate.file("ca.crt"),
         );
         let mut all = vec![
             "--central",

@@ -57,8 +57,12 @@ fn build(source: &str, name: &str, command: impl FnOnce(&Path, &Path) -> Command
     let folder = place::cache()?;
     let program = folder.join(format!("{name}-{}", hex::encode(&Sha256::digest(&text)[..6])));
     if !program.exists() {
-        // Under another name first, so that an interrupted build is no program.
-        let unfinished = folder.join(format!("{name}.unfinished"));
+        // In a folder of its own first: an interrupted build is no program, and another process may build the same at the same time.
+        let place = tempfile::Builder::new()
+            .prefix("unfinished-")
+            .tempdir_in(&folder)
+            .with_context(|| format!("cannot create a folder in {}", folder.display()))?;
+        let unfinished = place.path().join(name);
         process::execute(&mut command(&source, &unfinished))?;
         fs::rename(&unfinished, &program).with_context(|| format!("cannot write {}", program.display()))?;
     }

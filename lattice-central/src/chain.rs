@@ -18,14 +18,14 @@ use lattice_api::object::{Container, LatticeService};
 use lattice_derive::{Image, Platform};
 use lattice_policy::{ExecPolicy, ImageDigest};
 use lattice_registry::{RegistryClient, RegistryError, ResolvedImage};
-use lattice_verify::{Refusal, SignatureObject, verify_signatures};
 
 use crate::{
     conditions::{Holds, Step},
-    gate::{Action, Gate, ImageFacts, Question, ServiceIdentity},
-    images::{ImageReference, Images, with_causes},
+    gate::{Action, Gate, Question, ServiceIdentity},
+    images::Images,
     objects::Trust,
     specification::service_spec,
+    verification::{self, Unproven, Verified, facts},
 };
 
 /// By whom a derivation is asked for.
@@ -76,17 +76,12 @@ impl Stop {
     }
 
     fn registry(step: Step, container: &str, error: &RegistryError) -> Self {
-        let (holds, reason) = match error {
-            error if error.is_transient() => (Holds::Unknown, "RegistryUnavailable"),
-            RegistryError::NotFound { .. } => (Holds::False, "NotFound"),
-            _ => (Holds::False, "RegistryRefused"),
-        };
-        let message = format!("container {container}: {}", with_causes(error));
+        let unproven = Unproven::from(error);
         Self {
             step,
-            holds,
-            reason,
-            message,
+            holds: unproven.holds,
+            reason: unproven.reason,
+            message: format!("container {container}: {}", unproven.message),
             done: Vec::new(),
         }
     }
@@ -108,14 +103,6 @@ pub struct Chain {
     pub gate: Arc<Gate>,
     /// The registries.
     pub images: Arc<Images>,
-}
-
-/// An image whose signature held. From here on its digest counts, never its tag.
-#[derive(Clone)]
-struct Verified {
-    reference: ImageReference,
-    resolved: ResolvedImage,
-    signers: Vec<String>,
 }
 
 impl Chain {
@@ -222,72 +209,26 @@ impl Chain {
 
     /// From a reference to a digest that a trusted key signed.
     async fn verify(&self, container: &str, image: &str, notes: &mut Vec<String>) -> Result<Verified, Stop> {
-        let stop = |reason, message: String| {
-            Stop::refused(
-                Step::ImageVerified,
-                reason,
-                format!("container {container}, image {image}: {message}"),
-            )
+        let stop = |unproven: Unproven| Stop {
+            step: Step::ImageVerified,
+            holds: unproven.holds,
+            reason: unproven.reason,
+            message: format!("container {container}, image {image}: {}", unproven.message),
+            done: Vec::new(),
         };
-        let unread = |error: RegistryError| Stop::registry(Step::ImageVerified, container, &error);
-        let reference: ImageReference = image.parse().map_err(|error| stop("InvalidReference", error))?;
-        let registry = &reference.registry;
-        let keys = self.trust.registries.keys_for(registry).ok_or_else(|| {
-            stop(
-                "RegistryNotTrusted",
-                format!(
-                    "no TrustPolicy names the registry {registry}, so it is not contacted; add a TrustPolicy with \
-                     spec.registry: {registry} and the key that signs its images"
-                ),
-            )
-        })?;
-        if keys.is_empty() {
-            let problems = self
-                .trust
-                .problems
-                .get(registry)
-                .map(|problems| problems.join("; "))
-                .unwrap_or_default();
-            return Err(stop(
-                "NoUsableKey",
-                format!("no key of the registry {registry} can be used: {problems}"),
-            ));
-        }
+        let (reference, keys) = verification::trusted(&self.trust, image).map_err(stop)?;
         if reference.digest.is_none() {
-            let facts = facts(&reference, None, &[]);
             self.ask(
-                Action::AllowTagReference(facts),
+                Action::AllowTagReference(facts(&reference, None, &[])),
                 Step::ImageVerified,
                 "TagNotAllowed",
                 notes,
             )?;
         }
-        let client = self.client().map_err(unread)?;
-        let resolved = client.resolve(image).await.map_err(unread)?;
-        let signatures = client.signatures(&resolved).await.map_err(unread)?;
-        let signatures: Vec<_> = signatures
-            .into_iter()
-            .map(|layer| SignatureObject {
-                media_type: layer.media_type,
-                annotations: layer.annotations,
-                payload: layer.payload,
-            })
-            .collect();
-        let facts = verify_signatures(resolved.digest, &signatures, keys);
-        if let Some(refusal) = facts.refusal(keys) {
-            let reason = match &refusal {
-                Refusal::Unsigned { .. } => "Unsigned",
-                Refusal::OtherKey { .. } => "SignedByOtherKey",
-                Refusal::OtherDigest { .. } => "SignatureOfOtherImage",
-                Refusal::Malformed { .. } => "MalformedSignature",
-            };
-            return Err(stop(reason, refusal.to_string()));
-        }
-        Ok(Verified {
-            reference,
-            resolved,
-            signers: facts.signers,
-        })
+        let client = self.client().map_err(|error| stop(Unproven::from(&error)))?;
+        verification::verify(&client, image, reference, keys)
+            .await
+            .map_err(stop)
     }
 
     /// The layers of a verified image.
@@ -328,33 +269,5 @@ impl Chain {
             None => Ok(()),
             Some(denial) => Err(Stop::refused(step, reason, denial)),
         }
-    }
-}
-
-impl Verified {
-    fn facts(&self) -> ImageFacts {
-        facts(&self.reference, Some(self.resolved.digest), &self.signers)
-    }
-}
-
-fn facts(reference: &ImageReference, digest: Option<ImageDigest>, signers: &[String]) -> ImageFacts {
-    let ImageReference {
-        registry,
-        repository,
-        tag,
-        ..
-    } = reference.clone();
-    let suffix = match (digest, &tag) {
-        (Some(digest), _) => format!("@{digest}"),
-        (None, Some(tag)) => format!(":{tag}"),
-        (None, None) => String::new(),
-    };
-    ImageFacts {
-        reference: format!("{registry}/{repository}{suffix}"),
-        registry,
-        repository,
-        tag,
-        digest: digest.map(|digest| digest.to_string()),
-        signers: signers.to_vec(),
     }
 }

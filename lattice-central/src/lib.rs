@@ -56,3 +56,4 @@ pub mod settings;
 pub mod specification;
 pub mod standings;
 pub mod store;
+pub mod verification;

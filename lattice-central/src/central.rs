@@ -11,10 +11,18 @@ use std::{
     time::Duration,
 };
 
+use kube::Client;
 use lattice_registry::RegistryError;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
+    admission::{
+        certificate::{CertificateError, RenewedCertificate},
+        judge::Judge,
+        listener::{Admission, BoundAdmission, ListenerError},
+        notices::Notices,
+        webhook,
+    },
     applier::Applier,
     board::Board,
     cluster_identity::{self, ApiServerReviewer, IdentityError},
@@ -85,6 +93,12 @@ pub enum CentralError {
     /// The authority of the cluster's agents.
     #[error("--identity")]
     Identity(#[from] IdentityError),
+    /// The certificate of the admission listener.
+    #[error(transparent)]
+    AdmissionCertificate(#[from] CertificateError),
+    /// The admission listener.
+    #[error(transparent)]
+    AdmissionListener(#[from] ListenerError),
     /// The socket of `lattice-central health`.
     #[error(transparent)]
     Health(#[from] HealthError),
@@ -114,11 +128,30 @@ impl Source {
     }
 }
 
+/// What answers admission reviews, as far as it is there before anything is judged.
+struct BoundWebhook {
+    bound: BoundAdmission,
+    certificate: Arc<RenewedCertificate>,
+    /// The ValidatingWebhookConfiguration, and what belongs into it.
+    configuration: String,
+    authority: String,
+    client: Client,
+}
+
+/// What listens.
+struct Bound {
+    server: BoundServer,
+    enrolment: Option<BoundEnrolment>,
+    metrics: Option<BoundMetrics>,
+    admission: Option<BoundWebhook>,
+}
+
 /// A central that is ready to run: everything was read, and the address is bound.
 pub struct Central {
     bound: BoundServer,
     enrolment: Option<BoundEnrolment>,
     metrics: Option<BoundMetrics>,
+    admission: Option<BoundWebhook>,
     health: Arc<Health>,
     telling: JoinHandle<()>,
     shared: Arc<Shared>,
@@ -161,7 +194,12 @@ impl Central {
                 .with_authorities(read_authorities(&settings.registry_authorities)?)
                 .map_err(CentralError::RegistryAuthority)?,
         );
-        let (bound, enrolment, metrics) = bind(settings, &objects).await?;
+        let Bound {
+            server: bound,
+            enrolment,
+            metrics,
+            admission,
+        } = bind(settings, &objects).await?;
         let (stop, stopping) = watch::channel(false);
         let denials = Denials::new(store.clone(), &remembered);
         let last_cursor = *store.last_cursor().borrow();
@@ -183,6 +221,7 @@ impl Central {
             bound,
             enrolment,
             metrics,
+            admission,
             health,
             telling,
             shared,
@@ -210,6 +249,11 @@ impl Central {
         self.metrics.as_ref().map(BoundMetrics::address)
     }
 
+    /// Where admission reviews are answered, where they are.
+    pub fn admission_address(&self) -> Option<SocketAddr> {
+        self.admission.as_ref().map(|webhook| webhook.bound.address())
+    }
+
     /// Runs until `stop` is done, then lets open streams end, for as long as the drain deadline allows.
     ///
     /// # Errors
@@ -218,10 +262,15 @@ impl Central {
         let (board, stopping) = (self.shared.board.clone(), self.shared.stopping.clone());
         let (objects, images, verify_interval) = (self.objects, self.images, self.verify_interval);
         let applier = objects.applier();
+        let judge = Arc::new(Judge::new(images.clone(), self.shared.denials.list()));
+        let admitting = self
+            .admission
+            .map(|webhook| webhook.run(judge.clone(), self.shared.clone(), self.health.clone()));
         let (shared, health) = (self.shared.clone(), self.health.clone());
         let reconciling = tokio::spawn(async move {
             let objects = objects.objects(shared.clone()).await;
             health.objects();
+            judge.follow(objects.clone());
             shared.rollouts.follow(objects.clone());
             Reconciler::new(board, images, verify_interval, objects, applier)
                 .run(stopping)
@@ -258,6 +307,10 @@ impl Central {
         if let Some(scraping) = scraping {
             scraping.abort();
         }
+        // Who still waits for an answer is told by the API server that there is none, and what the stage makes of that.
+        for task in admitting.into_iter().flatten() {
+            task.abort();
+        }
         if let Some(enrolling) = enrolling {
             // Nobody's evidence is on the way there.
             enrolling.abort();
@@ -277,21 +330,46 @@ impl Central {
     }
 }
 
-type Listeners = (BoundServer, Option<BoundEnrolment>, Option<BoundMetrics>);
+impl BoundWebhook {
+    fn run(self, judge: Arc<Judge>, shared: Arc<Shared>, health: Arc<Health>) -> [JoinHandle<()>; 3] {
+        let Self {
+            bound,
+            certificate,
+            configuration,
+            authority,
+            client,
+        } = self;
+        health.admission(certificate.clone());
+        let stopping = shared.stopping.clone();
+        let admission = Admission::new(judge, shared, Some(Notices::begin(client.clone())));
+        [
+            tokio::spawn(bound.serve(admission, stopping)),
+            tokio::spawn(async move { certificate.keep().await }),
+            tokio::spawn(webhook::keep(client, configuration, authority, move || {
+                health.believed()
+            })),
+        ]
+    }
+}
 
 /// With the certificates of the settings' files, or with those of an authority of central's own.
-async fn bind(settings: &Settings, objects: &Source) -> Result<Listeners, CentralError> {
+async fn bind(settings: &Settings, objects: &Source) -> Result<Bound, CentralError> {
     let (Some(identity), Source::Cluster(cluster)) = (&settings.identity, objects) else {
         let metrics = match settings.metrics_listen {
             Some(address) => Some(BoundMetrics::bind(address, settings).await?),
             None => None,
         };
-        return Ok((BoundServer::bind(settings).await?, None, metrics));
+        return Ok(Bound {
+            server: BoundServer::bind(settings).await?,
+            enrolment: None,
+            metrics,
+            admission: None,
+        });
     };
     let has_scrapers = settings.metrics_listen.is_some();
     let own = cluster_identity::obtain(cluster.client(), cluster.namespace(), identity, has_scrapers).await?;
-    let certificate = &own.authority.pair().certificate;
-    let bound = BoundServer::bind_as(settings.listen, &own.server, certificate).await?;
+    let authority = &own.authority.pair().certificate;
+    let server = BoundServer::bind_as(settings.listen, &own.server, authority).await?;
     let enroller = Enroller {
         authority: own.authority.clone(),
         reviewer: Arc::new(ApiServerReviewer::new(cluster.client())),
@@ -300,10 +378,30 @@ async fn bind(settings: &Settings, objects: &Source) -> Result<Listeners, Centra
     };
     let enrolment = BoundEnrolment::bind(identity.listen, &own.server, enroller).await?;
     let metrics = match settings.metrics_listen {
-        Some(address) => Some(BoundMetrics::bind_as(address, &own.server, certificate).await?),
+        Some(address) => Some(BoundMetrics::bind_as(address, &own.server, authority).await?),
         None => None,
     };
-    Ok((bound, Some(enrolment), metrics))
+    let admission = match &identity.admission {
+        None => None,
+        Some(admission) => {
+            let names = identity.server_names.clone();
+            let certificate = RenewedCertificate::new(own.authority.clone(), names, admission.certificate_lifetime)?;
+            let certificate = Arc::new(certificate);
+            Some(BoundWebhook {
+                bound: BoundAdmission::bind(admission.listen, certificate.clone()).await?,
+                certificate,
+                configuration: admission.webhook.clone(),
+                authority: authority.clone(),
+                client: cluster.client(),
+            })
+        }
+    };
+    Ok(Bound {
+        server,
+        enrolment: Some(enrolment),
+        metrics,
+        admission,
+    })
 }
 
 fn read_authorities(files: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Vec<u8>>, CentralError> {

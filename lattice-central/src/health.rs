@@ -9,15 +9,15 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{io::AsyncWriteExt as _, net::UnixListener, task::JoinHandle, time::timeout};
 
-use crate::store::Store;
+use crate::{admission::certificate::RenewedCertificate, store::Store};
 
 const SOCKET: &str = "health.sock";
 /// How long the store may take for an answer; longer means that it hangs.
@@ -36,10 +36,12 @@ pub enum Part {
     Serving,
     /// All objects were seen once.
     Objects,
+    /// Admission reviews are answered with a certificate that the API server believes, where they are answered at all.
+    Admission,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Store, Self::Serving, Self::Objects];
+    const ALL: [Self; 4] = [Self::Store, Self::Serving, Self::Objects, Self::Admission];
 
     /// What only a restart could mend.
     fn is_of_health(self) -> bool {
@@ -51,6 +53,7 @@ impl Part {
             Self::Store => "store",
             Self::Serving => "serving",
             Self::Objects => "objects",
+            Self::Admission => "admission",
         }
     }
 
@@ -59,6 +62,9 @@ impl Part {
             Self::Store => "does not answer",
             Self::Serving => "not yet: there is no certificate to serve with",
             Self::Objects => "not all seen yet; what held before is given to the agents",
+            Self::Admission => {
+                "not answered: its certificate has ended, or the webhook configuration does not have the authority yet"
+            }
         }
     }
 }
@@ -68,6 +74,9 @@ impl Part {
 pub struct Health {
     serving: AtomicBool,
     objects: AtomicBool,
+    /// Where admission reviews are answered.
+    admission: OnceLock<Arc<RenewedCertificate>>,
+    believed: AtomicBool,
 }
 
 impl Health {
@@ -81,6 +90,17 @@ impl Health {
         self.objects.store(true, Ordering::Relaxed);
     }
 
+    /// Admission reviews are to be answered with this certificate.
+    pub fn admission(&self, certificate: Arc<RenewedCertificate>) {
+        // There is one.
+        let _ = self.admission.set(certificate);
+    }
+
+    /// The API server has been told whom to believe.
+    pub fn believed(&self) {
+        self.believed.store(true, Ordering::Relaxed);
+    }
+
     async fn holds(&self, part: Part, store: &Store) -> bool {
         match part {
             Part::Store => {
@@ -89,6 +109,9 @@ impl Health {
             }
             Part::Serving => self.serving.load(Ordering::Relaxed),
             Part::Objects => self.objects.load(Ordering::Relaxed),
+            Part::Admission => self.admission.get().is_none_or(|certificate| {
+                self.believed.load(Ordering::Relaxed) && !certificate.remaining(SystemTime::now()).is_zero()
+            }),
         }
     }
 
@@ -229,6 +252,15 @@ mod tests {
         health.serving();
         assert!(!ask().await.is_ready());
         health.objects();
+        let answer = ask().await;
+        assert!(answer.is_ready(), "{answer}");
+        // Where admission reviews are answered, that takes a certificate, and an API server that believes it.
+        let authority = Arc::new(crate::authority::Authority::generate().unwrap());
+        let certificate = RenewedCertificate::new(authority, vec!["localhost".to_owned()], Duration::from_secs(60));
+        health.admission(Arc::new(certificate.unwrap()));
+        let answer = ask().await;
+        assert!(answer.is_healthy() && !answer.is_ready(), "{answer}");
+        health.believed();
         let answer = ask().await;
         assert!(answer.is_ready(), "{answer}");
         telling.abort();

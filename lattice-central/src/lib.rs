@@ -31,6 +31,7 @@
 //! Architecture Invariant: decisions are not kept. Facts may be; Cedar is asked anew each time.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod applier;
 pub mod authority;
 pub mod board;

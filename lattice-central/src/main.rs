@@ -127,6 +127,7 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
             listen = %central.address(),
             enrolment = ?central.enrolment_address(),
             metrics = ?central.metrics_address(),
+            admission = ?central.admission_address(),
             objects = %settings.objects,
             state = %settings.state.display(),
             plain_http_registries = ?settings.plain_http_registries,

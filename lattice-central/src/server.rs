@@ -18,8 +18,8 @@ use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
 use crate::{
-    authority::Pair, board::Board, denials::Denials, enrolment::Refusal, nodes::Nodes, rollout::driver::Rollouts,
-    settings::Settings, standings::Standings, store::Store,
+    admission, authority::Pair, board::Board, denials::Denials, enrolment::Refusal, nodes::Nodes,
+    rollout::driver::Rollouts, settings::Settings, standings::Standings, store::Store,
 };
 
 mod control;
@@ -77,6 +77,7 @@ pub struct Counters {
     spoofed: AtomicU64,
     enrolled: AtomicU64,
     enrolments_refused: [AtomicU64; Refusal::REASONS.len()],
+    admission: admission::Counts,
 }
 
 impl Counters {
@@ -96,6 +97,11 @@ impl Counters {
 
     fn enrolment_refused(&self, refusal: &Refusal) {
         self.enrolments_refused[refusal.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Those of admission.
+    pub fn admission(&self) -> &admission::Counts {
+        &self.admission
     }
 
     /// Every counter by its documented name.
@@ -128,6 +134,7 @@ impl Counters {
             ),
         ];
         all.extend(refused);
+        all.extend(self.admission.all());
         all
     }
 }

@@ -129,6 +129,15 @@ pub struct ServeArguments {
     /// --identity such a certificate is in the Secret NAME-metrics.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Answer the API server's admission reviews at this address, with a certificate of --identity. Needs --admission-webhook.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admission_listen: Option<SocketAddr>,
+    /// The ValidatingWebhookConfiguration that leads there: central writes its authority into it, and nothing else.
+    #[arg(long, value_name = "NAME")]
+    pub admission_webhook: Option<String>,
+    /// Seconds for which the certificate of --admission-listen holds; it is renewed when half of it is over [default: 2592000].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
+    pub admission_certificate_seconds: Option<u64>,
     /// A registry (host or host:port) that speaks HTTP without TLS; may be repeated. It must be named by a TrustPolicy too.
     #[arg(long = "plain-http-registry", value_name = "HOST:PORT")]
     #[serde(default)]
@@ -182,6 +191,19 @@ pub struct IdentitySettings {
     /// Central's own names.
     pub server_names: Vec<String>,
     /// How long an agent's certificate holds.
+    pub certificate_lifetime: Duration,
+    /// Set where central answers admission reviews.
+    pub admission: Option<AdmissionSettings>,
+}
+
+/// What it takes to answer the API server's admission reviews.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdmissionSettings {
+    /// Where.
+    pub listen: SocketAddr,
+    /// The ValidatingWebhookConfiguration.
+    pub webhook: String,
+    /// How long the listener's certificate holds.
     pub certificate_lifetime: Duration,
 }
 
@@ -270,6 +292,9 @@ pub enum SettingsError {
     /// Not a registry and a file.
     #[error("--registry-ca {0:?} is not HOST:PORT=FILE")]
     RegistryAuthority(String),
+    /// Half of what admission takes.
+    #[error("--admission-listen and --admission-webhook NAME belong together")]
+    AdmissionIncomplete,
     /// Settings of --identity without it.
     #[error("{0} is for --identity, which is not set")]
     WithoutIdentity(&'static str),
@@ -308,6 +333,13 @@ impl ServeArguments {
             listen: self.enrolment_listen.or(file.enrolment_listen),
             server_names,
             certificate_seconds: self.node_certificate_seconds.or(file.node_certificate_seconds),
+            admission: AdmissionArguments {
+                listen: self.admission_listen.or(file.admission_listen),
+                webhook: self.admission_webhook.or(file.admission_webhook),
+                certificate_seconds: self
+                    .admission_certificate_seconds
+                    .or(file.admission_certificate_seconds),
+            },
         };
         Ok(Settings {
             identity: identity.resolve(&objects)?,
@@ -353,6 +385,30 @@ struct IdentityArguments {
     listen: Option<SocketAddr>,
     server_names: Vec<String>,
     certificate_seconds: Option<u64>,
+    admission: AdmissionArguments,
+}
+
+struct AdmissionArguments {
+    listen: Option<SocketAddr>,
+    webhook: Option<String>,
+    certificate_seconds: Option<u64>,
+}
+
+impl AdmissionArguments {
+    fn resolve(self) -> Result<Option<AdmissionSettings>, SettingsError> {
+        match (self.listen, self.webhook) {
+            (None, None) if self.certificate_seconds.is_none() => Ok(None),
+            (Some(listen), Some(webhook)) if is_node_name(&webhook) => Ok(Some(AdmissionSettings {
+                listen,
+                webhook,
+                certificate_lifetime: Duration::from_secs(self.certificate_seconds.unwrap_or(30 * 86_400)),
+            })),
+            (Some(_), Some(webhook)) => Err(SettingsError::IdentityValue(format!(
+                "--admission-webhook {webhook:?} is no name of an object"
+            ))),
+            _ => Err(SettingsError::AdmissionIncomplete),
+        }
+    }
 }
 
 impl IdentityArguments {
@@ -363,6 +419,12 @@ impl IdentityArguments {
                 ("--enrolment-listen", self.listen.is_some()),
                 ("--server-name", !self.server_names.is_empty()),
                 ("--node-certificate-seconds", self.certificate_seconds.is_some()),
+                ("--admission-listen", self.admission.listen.is_some()),
+                ("--admission-webhook", self.admission.webhook.is_some()),
+                (
+                    "--admission-certificate-seconds",
+                    self.admission.certificate_seconds.is_some(),
+                ),
             ];
             return match set.into_iter().find(|(_, is_set)| *is_set) {
                 Some((flag, _)) => Err(SettingsError::WithoutIdentity(flag)),
@@ -390,6 +452,7 @@ impl IdentityArguments {
             listen: self.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7444))),
             server_names,
             certificate_lifetime: Duration::from_secs(self.certificate_seconds.unwrap_or(86_400)),
+            admission: self.admission.resolve()?,
         }))
     }
 }
@@ -431,6 +494,12 @@ fn read_file(path: &Path) -> Result<ServeArguments, SettingsError> {
         ("verify-seconds", read.verify_seconds, 1, 86_400),
         ("drain-seconds", read.drain_seconds, 0, 600),
         ("node-certificate-seconds", read.node_certificate_seconds, 60, 2_592_000),
+        (
+            "admission-certificate-seconds",
+            read.admission_certificate_seconds,
+            60,
+            31_536_000,
+        ),
     ];
     for (key, value, least, most) in checked {
         if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
@@ -553,6 +622,18 @@ mod tests {
         let mut both = whole.to_vec();
         both.extend(["--tls-cert", "/c"]);
         assert!(error("", &both).contains("cannot be used with"));
+        let with = |more: &[&'static str]| [&whole[..], more].concat();
+        let answering = with(&[
+            "--admission-listen",
+            "0.0.0.0:1",
+            "--admission-webhook",
+            "lattice-central",
+        ]);
+        let admission = resolve("", &answering).unwrap().identity.unwrap().admission.unwrap();
+        assert_eq!(admission.certificate_lifetime, Duration::from_secs(2_592_000));
+        assert!(error("", &with(&["--admission-listen", "0.0.0.0:1"])).contains("belong together"));
+        assert!(error("", &with(&["--admission-webhook", "a"])).contains("belong together"));
+        assert!(error("", &["--kubernetes", "--admission-webhook", "a"]).contains("is for --identity"));
         let file = "kubernetes = true\nidentity = \"a\"\nagents = \"a/b\"\nnode-certificate-seconds = 5\n";
         assert!(error(file, &[]).contains("node-certificate-seconds = 5 is not between 60"));
     }

@@ -3,6 +3,7 @@
 //! A cluster of its own is brought up for it and taken down again, and that nothing of it stays is one of the cases. Each refusal
 //! is held against the same pod in a namespace without a policy, where the same command must run.
 
+mod admission;
 mod central;
 mod helm;
 mod identity;
@@ -52,7 +53,7 @@ struct World {
 type Case = (&'static str, fn(&World) -> Result<()>);
 
 /// In this order: each stands on what those before it made.
-const CASES: [Case; 23] = [
+const CASES: [Case; 28] = [
     ("the_install_file_is_what_the_chart_renders", install_file::is_current),
     ("a_value_that_the_chart_does_not_know_is_refused", typo_is_refused),
     ("the_chart_brings_central_and_the_agent_up_from_their_images", install),
@@ -82,6 +83,17 @@ const CASES: [Case; 23] = [
         services::event_at_central,
     ),
     ("what_somebody_changes_is_put_right", services::put_right),
+    (
+        "an_image_is_refused_or_warned_of_as_its_namespace_says",
+        admission::by_stage,
+    ),
+    ("every_kind_that_runs_images_is_judged", admission::every_kind),
+    ("owners_are_told_what_a_controller_is_refused", admission::told),
+    (
+        "without_central_new_images_wait_only_where_they_are_refused",
+        admission::without_central,
+    ),
+    ("the_admission_certificate_is_renewed_by_itself", admission::rotated),
     (
         "what_central_said_holds_without_it_and_its_events_arrive_later",
         services::outlives_central,
@@ -379,6 +391,8 @@ impl World {
                 "registryAuthorities": {super::registry::HOST: authority},
                 // The agent renews every 45 s.
                 "nodeCertificateSeconds": 90,
+                // Renewed every 30 s.
+                "admission": {"certificateSeconds": 60},
             },
             "metrics": {"enabled": true, "dashboard": {"enabled": true}},
             "agent": {

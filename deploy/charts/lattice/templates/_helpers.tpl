@@ -55,3 +55,32 @@ yes
   {{- end }}
 {{- end -}}
 {{- end -}}
+
+{{/* What runs images, by its own name or in its template. */}}
+{{- define "lattice.admissionRules" -}}
+- apiGroups: [""]
+  apiVersions: [v1]
+  operations: [CREATE, UPDATE]
+  resources: [pods, pods/ephemeralcontainers, replicationcontrollers]
+  scope: Namespaced
+- apiGroups: [apps]
+  apiVersions: [v1]
+  operations: [CREATE, UPDATE]
+  resources: [deployments, replicasets, statefulsets, daemonsets]
+  scope: Namespaced
+- apiGroups: [batch]
+  apiVersions: [v1]
+  operations: [CREATE, UPDATE]
+  resources: [jobs, cronjobs]
+  scope: Namespaced
+{{- end -}}
+
+{{/* Whether a request changes what is run: all that makes an object, and of an update what is another pod afterwards. */}}
+{{- define "lattice.admissionChange" -}}
+oldObject == null || (request.resource.resource == 'pods' ? object.spec != oldObject.spec : request.resource.resource == 'cronjobs' ? object.spec.jobTemplate != oldObject.spec.jobTemplate : object.spec.template != oldObject.spec.template)
+{{- end -}}
+
+{{/* Namespaces that admission never asks about: those that a cluster and Lattice itself start from. */}}
+{{- define "lattice.exemptNamespaces" -}}
+{{- concat (list "kube-system" "kube-node-lease" "kube-public" .Release.Namespace) .Values.central.admission.exemptNamespaces | uniq | toJson -}}
+{{- end -}}

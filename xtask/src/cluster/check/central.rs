@@ -163,6 +163,11 @@ pub(super) fn permissions(world: &World) -> Result<()> {
             "--namespace=lattice-system",
         ],
         &["watch", "secret/cosign-public", "--namespace=signing-keys"],
+        &[
+            "patch",
+            "validatingwebhookconfigurations.admissionregistration.k8s.io/lattice-central",
+        ],
+        &["create", "events.events.k8s.io", "--namespace=default"],
     ] {
         ensure!(may(question)?, "central may not {question:?}");
     }
@@ -185,6 +190,12 @@ pub(super) fn permissions(world: &World) -> Result<()> {
             "--namespace=lattice-system",
         ],
         &["get", "nodes"],
+        &[
+            "patch",
+            "validatingwebhookconfigurations.admissionregistration.k8s.io/other",
+        ],
+        &["create", "validatingwebhookconfigurations.admissionregistration.k8s.io"],
+        &["patch", "namespaces"],
     ] {
         ensure!(!may(question)?, "central may {question:?}");
     }

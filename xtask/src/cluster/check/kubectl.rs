@@ -56,6 +56,28 @@ impl Kubectl {
         Ok(())
     }
 
+    /// Creates what is on its input: whether that was done, and all that it printed.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be run.
+    pub(super) fn create(&self, objects: &str, arguments: &[&str]) -> Result<(bool, String)> {
+        let mut command = self.command()?;
+        command.args(["create", "--filename=-"]).args(arguments);
+        answered(command, objects)
+    }
+
+    /// Whether it did what it was told, and all that it printed.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be run.
+    pub(super) fn try_run(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let mut command = self.command()?;
+        command.args(arguments);
+        answered(command, "")
+    }
+
     /// # Errors
     ///
     /// Where it fails, or what it prints is no JSON.
@@ -103,4 +125,23 @@ impl Kubectl {
         }
         Ok((status, String::from_utf8_lossy(&output.stdout).into_owned()))
     }
+}
+
+fn answered(mut command: Command, input: &str) -> Result<(bool, String)> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start kubectl")?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // One that reads nothing says why.
+        let _ = pipe.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().context("cannot wait for kubectl")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((
+        output.status.success(),
+        format!("{}{}", text(&output.stdout), text(&output.stderr)),
+    ))
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::cluster::registry::HOST;
 
 /// Where services are.
-const SHOP: &str = "shop";
+pub(super) const SHOP: &str = "shop";
 const TRUST: &str = include_str!("../../../cluster/objects/trust.yaml");
 const SERVICE: &str = include_str!("../../../cluster/objects/service.yaml");
 

@@ -5,6 +5,7 @@
 //!                           ▲                              facts, kept by digest ──┘                                     │
 //!        certificate ───────┘ renews itself                counted, and told as events of the namespace ◄────────────────┘
 //!        webhook: writes the authority into the ValidatingWebhookConfiguration
+//!        floor: writes the trusted registries for the API server's own ValidatingAdmissionPolicy
 //! ```
 //!
 //! The stage comes with the path: the configuration has one webhook for namespaces that are warned and one for those that refuse, each with
@@ -24,6 +25,7 @@ use std::{
 pub mod answer;
 pub mod certificate;
 pub mod facts;
+pub mod floor;
 pub mod judge;
 pub mod listener;
 pub mod notices;

@@ -18,6 +18,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use crate::{
     admission::{
         certificate::{CertificateError, RenewedCertificate},
+        floor,
         judge::Judge,
         listener::{Admission, BoundAdmission, ListenerError},
         notices::Notices,
@@ -135,6 +136,8 @@ struct BoundWebhook {
     /// The ValidatingWebhookConfiguration, and what belongs into it.
     configuration: String,
     authority: String,
+    /// The ConfigMap of the trusted registries, and its namespace.
+    registries: Option<(String, String)>,
     client: Client,
 }
 
@@ -262,6 +265,7 @@ impl Central {
         let (board, stopping) = (self.shared.board.clone(), self.shared.stopping.clone());
         let (objects, images, verify_interval) = (self.objects, self.images, self.verify_interval);
         let applier = objects.applier();
+        let registries = self.admission.as_ref().and_then(BoundWebhook::registries);
         let judge = Arc::new(Judge::new(images.clone(), self.shared.denials.list()));
         let admitting = self
             .admission
@@ -271,6 +275,10 @@ impl Central {
             let objects = objects.objects(shared.clone()).await;
             health.objects();
             judge.follow(objects.clone());
+            if let Some((client, namespace, name)) = registries {
+                // It ends with the objects.
+                tokio::spawn(floor::keep(client, namespace, name, objects.clone()));
+            }
             shared.rollouts.follow(objects.clone());
             Reconciler::new(board, images, verify_interval, objects, applier)
                 .run(stopping)
@@ -331,6 +339,11 @@ impl Central {
 }
 
 impl BoundWebhook {
+    fn registries(&self) -> Option<(Client, String, String)> {
+        let (namespace, name) = self.registries.clone()?;
+        Some((self.client.clone(), namespace, name))
+    }
+
     fn run(self, judge: Arc<Judge>, shared: Arc<Shared>, health: Arc<Health>) -> [JoinHandle<()>; 3] {
         let Self {
             bound,
@@ -338,6 +351,7 @@ impl BoundWebhook {
             configuration,
             authority,
             client,
+            ..
         } = self;
         health.admission(certificate.clone());
         let stopping = shared.stopping.clone();
@@ -392,6 +406,10 @@ async fn bind(settings: &Settings, objects: &Source) -> Result<Bound, CentralErr
                 certificate,
                 configuration: admission.webhook.clone(),
                 authority: authority.clone(),
+                registries: admission
+                    .registries
+                    .clone()
+                    .map(|name| (cluster.namespace().to_owned(), name)),
                 client: cluster.client(),
             })
         }

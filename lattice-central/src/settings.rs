@@ -135,6 +135,10 @@ pub struct ServeArguments {
     /// The ValidatingWebhookConfiguration that leads there: central writes its authority into it, and nothing else.
     #[arg(long, value_name = "NAME")]
     pub admission_webhook: Option<String>,
+    /// The ConfigMap in central's namespace into which central writes the registries that TrustPolicies name, for a
+    /// ValidatingAdmissionPolicy. Needs --admission-webhook.
+    #[arg(long, value_name = "NAME")]
+    pub admission_registries: Option<String>,
     /// Seconds for which the certificate of --admission-listen holds; it is renewed when half of it is over [default: 2592000].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
     pub admission_certificate_seconds: Option<u64>,
@@ -203,6 +207,8 @@ pub struct AdmissionSettings {
     pub listen: SocketAddr,
     /// The ValidatingWebhookConfiguration.
     pub webhook: String,
+    /// The ConfigMap of the trusted registries, where there is one.
+    pub registries: Option<String>,
     /// How long the listener's certificate holds.
     pub certificate_lifetime: Duration,
 }
@@ -336,6 +342,7 @@ impl ServeArguments {
             admission: AdmissionArguments {
                 listen: self.admission_listen.or(file.admission_listen),
                 webhook: self.admission_webhook.or(file.admission_webhook),
+                registries: self.admission_registries.or(file.admission_registries),
                 certificate_seconds: self
                     .admission_certificate_seconds
                     .or(file.admission_certificate_seconds),
@@ -391,16 +398,23 @@ struct IdentityArguments {
 struct AdmissionArguments {
     listen: Option<SocketAddr>,
     webhook: Option<String>,
+    registries: Option<String>,
     certificate_seconds: Option<u64>,
 }
 
 impl AdmissionArguments {
     fn resolve(self) -> Result<Option<AdmissionSettings>, SettingsError> {
+        if let Some(registries) = self.registries.as_ref().filter(|name| !is_node_name(name)) {
+            return Err(SettingsError::IdentityValue(format!(
+                "--admission-registries {registries:?} is no name of an object"
+            )));
+        }
         match (self.listen, self.webhook) {
-            (None, None) if self.certificate_seconds.is_none() => Ok(None),
+            (None, None) if self.certificate_seconds.is_none() && self.registries.is_none() => Ok(None),
             (Some(listen), Some(webhook)) if is_node_name(&webhook) => Ok(Some(AdmissionSettings {
                 listen,
                 webhook,
+                registries: self.registries,
                 certificate_lifetime: Duration::from_secs(self.certificate_seconds.unwrap_or(30 * 86_400)),
             })),
             (Some(_), Some(webhook)) => Err(SettingsError::IdentityValue(format!(
@@ -421,6 +435,7 @@ impl IdentityArguments {
                 ("--node-certificate-seconds", self.certificate_seconds.is_some()),
                 ("--admission-listen", self.admission.listen.is_some()),
                 ("--admission-webhook", self.admission.webhook.is_some()),
+                ("--admission-registries", self.admission.registries.is_some()),
                 (
                     "--admission-certificate-seconds",
                     self.admission.certificate_seconds.is_some(),
@@ -633,6 +648,7 @@ mod tests {
         assert_eq!(admission.certificate_lifetime, Duration::from_secs(2_592_000));
         assert!(error("", &with(&["--admission-listen", "0.0.0.0:1"])).contains("belong together"));
         assert!(error("", &with(&["--admission-webhook", "a"])).contains("belong together"));
+        assert!(error("", &with(&["--admission-registries", "a"])).contains("belong together"));
         assert!(error("", &["--kubernetes", "--admission-webhook", "a"]).contains("is for --identity"));
         let file = "kubernetes = true\nidentity = \"a\"\nagents = \"a/b\"\nnode-certificate-seconds = 5\n";
         assert!(error(file, &[]).contains("node-certificate-seconds = 5 is not between 60"));

@@ -53,7 +53,7 @@ struct World {
 type Case = (&'static str, fn(&World) -> Result<()>);
 
 /// In this order: each stands on what those before it made.
-const CASES: [Case; 28] = [
+const CASES: [Case; 29] = [
     ("the_install_file_is_what_the_chart_renders", install_file::is_current),
     ("a_value_that_the_chart_does_not_know_is_refused", typo_is_refused),
     ("the_chart_brings_central_and_the_agent_up_from_their_images", install),
@@ -88,6 +88,7 @@ const CASES: [Case; 28] = [
         admission::by_stage,
     ),
     ("every_kind_that_runs_images_is_judged", admission::every_kind),
+    ("the_api_server_holds_a_floor_by_itself", admission::floor),
     ("owners_are_told_what_a_controller_is_refused", admission::told),
     (
         "without_central_new_images_wait_only_where_they_are_refused",

@@ -84,3 +84,13 @@ oldObject == null || (request.resource.resource == 'pods' ? object.spec != oldOb
 {{- define "lattice.exemptNamespaces" -}}
 {{- concat (list "kube-system" "kube-node-lease" "kube-public" .Release.Namespace) .Values.central.admission.exemptNamespaces | uniq | toJson -}}
 {{- end -}}
+
+{{/* The pod's specification in an object that runs images. */}}
+{{- define "lattice.podSpecOf" -}}
+(request.resource.resource == 'pods' ? {{ . }}.spec : request.resource.resource == 'cronjobs' ? {{ . }}.spec.jobTemplate.spec.template.spec : {{ . }}.spec.template.spec)
+{{- end -}}
+
+{{/* The images in it, of containers and of volumes. */}}
+{{- define "lattice.imagesOf" -}}
+((has({{ . }}.initContainers) ? {{ . }}.initContainers : []) + (has({{ . }}.containers) ? {{ . }}.containers : []) + (has({{ . }}.ephemeralContainers) ? {{ . }}.ephemeralContainers : [])).filter(container, has(container.image) && container.image != '').map(container, container.image) + (has({{ . }}.volumes) ? {{ . }}.volumes.filter(volume, has(volume.image) && has(volume.image.reference) && volume.image.reference != '').map(volume, volume.image.reference) : [])
+{{- end -}}

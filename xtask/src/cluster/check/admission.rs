@@ -288,6 +288,13 @@ pub(super) fn without_central(world: &World) -> Result<()> {
     for namespace in [WARNED, "default", UNASKED, NAMESPACE, "kube-system"] {
         admitted(world, namespace, &single_pod(namespace, &signed))?;
     }
+    let tag = format!("{HOST}/{SIGNED}:1");
+    refused(
+        world,
+        "a tag without central",
+        &single_pod(REFUSING, &tag),
+        &["is named by a tag"],
+    )?;
     // What changes no image needs nobody's word.
     for arguments in [
         &["scale", "deployment/tried", "--replicas=0"][..],
@@ -308,6 +315,76 @@ pub(super) fn without_central(world: &World) -> Result<()> {
     wait_until("central is asked again", PATIENCE, || {
         Ok(world.kubectl.create(&single_pod(REFUSING, &signed), TRIED)?.0)
     })
+}
+
+/// What the API server tells without central: a tag, and a registry that nobody named. What only central can tell waits for it.
+pub(super) fn floor(world: &World) -> Result<()> {
+    let signed = world.pushed.reference(SIGNED);
+    let tag = format!("{HOST}/{SIGNED}:1");
+    let elsewhere = signed.replace(HOST, "registry.example.com");
+    let hub = signed.replace(&format!("{HOST}/"), "");
+    let policy = "ValidatingAdmissionPolicy 'lattice-central-images'";
+    for (image, says) in [
+        (&tag, "is named by a tag"),
+        (&elsewhere, "no TrustPolicy names the registry"),
+        (&hub, "no TrustPolicy names the registry"),
+    ] {
+        refused(
+            world,
+            image,
+            &single_pod(REFUSING, image),
+            &[policy, says, image, "Next: "],
+        )?;
+        for object in templates(REFUSING, image) {
+            refused(world, image, &object, &[policy, image])?;
+        }
+        // Nobody else is held to it.
+        for namespace in [WARNED, UNASKED, "kube-system"] {
+            admitted(world, image, &single_pod(namespace, image))?;
+        }
+    }
+    let mut with_volume = pod(&signed);
+    with_volume["volumes"] = json!([{"name": "model", "image": {"reference": tag}}]);
+    refused(
+        world,
+        "a volume",
+        &object("v1", "Pod", REFUSING, &with_volume),
+        &["is named by a tag"],
+    )?;
+    let (is_done, said) = world.kubectl.try_run(&[
+        "label",
+        "namespace",
+        UNASKED,
+        "--overwrite",
+        "lattice.dev/admission=Deny",
+    ])?;
+    ensure!(
+        !is_done && said.contains("it can be deny, warn or off"),
+        "a stage that there is none: {said}"
+    );
+    // The list is central's: what somebody writes there is put right, and a registry that nobody trusts any more is gone.
+    let list = || {
+        world.kubectl.run(&[
+            "get",
+            "configmap",
+            "lattice-central-trusted",
+            "--namespace",
+            NAMESPACE,
+            "--output=jsonpath={.data.registries}",
+        ])
+    };
+    ensure!(list()? == HOST, "the trusted registries are {:?}", list()?);
+    let forged = json!({"data": {"registries": "registry.example.com"}}).to_string();
+    world.kubectl.run(&[
+        "patch",
+        "configmap",
+        "lattice-central-trusted",
+        "--namespace",
+        NAMESPACE,
+        "--patch",
+        &forged,
+    ])?;
+    wait_until("the list is put right", PATIENCE, || Ok(list()? == HOST))
 }
 
 /// The listener's certificate is another one, and the API server never noticed; what somebody does to the configuration is put right.

@@ -71,7 +71,8 @@ pub(super) fn leaves_nothing(world: &World) -> Result<()> {
     })?;
     let left = world.kubectl.run(&[
         "get",
-        "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,clusterroles,clusterrolebindings",
+        "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,clusterroles,clusterrolebindings,\
+         validatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings",
         "--namespace",
         NAMESPACE,
         "--selector=app.kubernetes.io/part-of=lattice",

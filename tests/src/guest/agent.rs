@@ -22,7 +22,7 @@ use super::{
 };
 
 /// How long a start may take: BPF programs are verified under emulation.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(120);
 /// Lines of the log that are shown after failures.
 const LINES_SHOWN: usize = 30;
 

@@ -22,7 +22,7 @@ use tonic::transport::Endpoint;
 
 use super::{cgroups::Cgroups, daemon::Daemon};
 
-const UP_WITHIN: Duration = Duration::from_secs(60);
+const UP_WITHIN: Duration = Duration::from_secs(180);
 
 pub(crate) type Counters = BTreeMap<String, u64>;
 

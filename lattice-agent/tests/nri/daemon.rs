@@ -140,7 +140,7 @@ impl Daemon {
         self.child = Some(child);
         wait_for(
             &format!("containerd serves; its log is {}", self.path("log").display()),
-            Duration::from_secs(60),
+            Duration::from_secs(180),
             || self.try_ctr(&["version"]).status.success(),
         );
     }

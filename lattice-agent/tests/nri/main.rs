@@ -37,7 +37,7 @@ const NAMESPACE: &str = "nri-test";
 const CONTAINER: &str = "short";
 const IMAGE: &str = "registry.test/short:1";
 const PAUSE_IMAGE: &str = "registry.test/pause:1";
-const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const ENDS_WITHIN: Duration = Duration::from_secs(180);
 /// What a killed program's exit code is.
 const KILLED: i32 = 128 + 9;
 
